@@ -1,0 +1,195 @@
+"""Drives a real deployment through ansible-runner and looks at it from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from http.client import HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+import ansible_runner
+import docker
+from docker.models.containers import Container
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@dataclass
+class Run:
+    """What one ansible-playbook run did: its return code, its recap and its events."""
+
+    status: str
+    rc: int
+    stats: dict[str, dict[str, int]]
+    events: list[dict[str, Any]]
+    stdout: str
+
+    @property
+    def changed(self) -> int:
+        return sum(self.stats.get("changed", {}).values())
+
+    @property
+    def executed_tasks(self) -> int:
+        """runner_on_ok events without include_* and import_*: what the project's task budget counts."""
+        return sum(
+            1
+            for event in self.events
+            if event["event"] == "runner_on_ok"
+            and not event["event_data"].get("task_action", "").rpartition(".")[2].startswith(("include", "import"))
+        )
+
+    def changed_tasks(self) -> list[str]:
+        return [
+            event["event_data"]["task"]
+            for event in self.events
+            if event["event"] == "runner_on_ok" and event["event_data"].get("res", {}).get("changed")
+        ]
+
+    def failures(self) -> list[str]:
+        """`task: message` of every failed task."""
+        return [
+            f"{event['event_data']['task']}: {event['event_data'].get('res', {}).get('msg', '')}"
+            for event in self.events
+            if event["event"] in ("runner_on_failed", "runner_on_unreachable")
+            and not event["event_data"].get("ignore_errors")
+        ]
+
+
+@dataclass
+class Deployment:
+    """An environment of the tests: its inventory, its Compose project, its edge."""
+
+    name: str
+    inventory: Path
+    port_base: int
+    domain: str = "localhost"
+    project: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.project = f"n8n-{self.name}"
+
+    @property
+    def data_root(self) -> Path:
+        return Path("/var/lib/n8n-platform") / self.name
+
+    @property
+    def https_port(self) -> int:
+        return self.port_base + 3
+
+    @property
+    def ca_file(self) -> Path:
+        return self.data_root / "ca.crt"
+
+    def run(self, playbook: str, *, check: bool = False, **extra: Any) -> Run:
+        """Runs playbooks/<playbook>.yml as an operator would; `extra` are `-e` variables."""
+        with tempfile.TemporaryDirectory(prefix="n8n-platform-runner-") as private:
+            runner = ansible_runner.run(
+                private_data_dir=private,
+                project_dir=str(ROOT),
+                playbook=f"playbooks/{playbook}.yml",
+                inventory=str(self.inventory),
+                extravars=extra or None,
+                cmdline="--check" if check else None,
+                envvars={
+                    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+                    # ansible-runner replaces the configured directory by its own unless it is named here.
+                    "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "plugins/callback"),
+                    "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
+                },
+                quiet=True,
+            )
+            return Run(
+                status=runner.status,
+                rc=runner.rc,
+                stats=runner.stats or {},
+                events=list(runner.events),
+                stdout=runner.stdout.read(),
+            )
+
+    def converge(self, **extra: Any) -> Run:
+        """Runs site.yml and insists that it succeeds."""
+        run = self.run("site", **extra)
+        assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
+        return run
+
+    @cached_property
+    def engine(self) -> docker.DockerClient:
+        return docker.DockerClient(base_url="unix:///var/run/docker.sock", timeout=300)
+
+    def containers(self, *, stopped: bool = False) -> dict[str, Container]:
+        """Service name -> container, of everything that runs (or exists) in the environment's project."""
+        found = self.engine.containers.list(
+            all=stopped, filters={"label": f"com.docker.compose.project={self.project}"}
+        )
+        return {container.labels["com.docker.compose.service"]: container for container in found}
+
+    def fingerprint(self) -> dict[str, tuple[str, str]]:
+        """Service -> (container id, start time): what an unchanged run must leave alone."""
+        return {
+            service: (str(container.id), container.attrs["State"]["StartedAt"])
+            for service, container in self.containers().items()
+        }
+
+    def secret(self, service: str, name: str) -> str:
+        return (self.data_root / "secrets" / service / name).read_text(encoding="utf-8")
+
+    def sql(self, query: str) -> list[list[str]]:
+        """Rows of a query on n8n's database, as the superuser inside the container."""
+        container = self.containers()["postgres-n8n"]
+        code, output = container.exec_run(
+            ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c", query]
+        )
+        assert code == 0, output.decode()
+        return [line.split("\x1f") for line in output.decode().splitlines()]
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        host: str = "n8n",
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: float = 30,
+    ) -> tuple[int, dict[str, str], bytes]:
+        """One HTTPS request to the edge by address, with the name as SNI and Host."""
+        name = f"{host}.{self.domain}"
+        connection = _Connection("127.0.0.1", self.https_port, name, self.ca_file, timeout)
+        try:
+            connection.request(
+                method, path, body=body, headers={"Host": f"{name}:{self.https_port}", **(headers or {})}
+            )
+            response: HTTPResponse = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+
+class _Connection(HTTPSConnection):
+    """HTTPS to an address under a name that need not resolve."""
+
+    def __init__(self, address: str, port: int, name: str, ca_file: Path, timeout: float) -> None:
+        super().__init__(address, port, timeout=timeout, context=ssl.create_default_context(cafile=str(ca_file)))
+        self._name = name
+
+    def connect(self) -> None:
+        raw = socket.create_connection((self.host, self.port), self.timeout)
+        self.sock = self._context.wrap_socket(raw, server_hostname=self._name)  # type: ignore[attr-defined]
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60, every: float = 0.5) -> Any:
+    """Polls until `condition` is truthy and returns its value; fails naming what it waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {seconds:.0f} s for {what}"
+        time.sleep(every)

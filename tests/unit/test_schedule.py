@@ -1,0 +1,73 @@
+"""due() as a table: local times, both changes of daylight saving time, missed runs, calendars that are no calendars."""
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+from ansible.module_utils.n8n_platform import schedule
+
+BERLIN = ZoneInfo("Europe/Berlin")
+UTC = timezone.utc
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("now", "last", "calendar", "expected"),
+    [
+        ("2026-06-10T00:30", "2026-06-09T00:05", "daily 02:00", True),  # 02:30 local
+        ("2026-06-09T23:30", "2026-06-09T00:05", "daily 02:00", False),  # 01:30 local
+        ("2026-06-14T12:00", "2026-06-10T00:05", "daily 02:00", True),  # several missed: one run
+        ("2026-03-29T01:30", "2026-03-28T01:05", "daily 02:00", True),  # 02:00 does not exist, 03:30 local
+        ("2026-03-29T05:30", "2026-03-29T01:30", "daily 02:00", False),
+        ("2026-10-25T00:30", "2026-10-24T00:05", "daily 02:30", True),  # the first 02:30
+        ("2026-10-25T01:35", "2026-10-25T00:30", "daily 02:30", False),  # the second 02:30
+        ("2026-06-10T10:05", "2026-06-10T09:59", "hourly", True),
+        ("2026-06-10T10:55", "2026-06-10T10:05", "hourly", False),
+        ("2026-06-14T10:00", "2026-06-07T10:00", "weekly sun 03:00", True),
+        ("2026-06-13T10:00", "2026-06-07T10:00", "weekly sun 03:00", False),
+        ("2026-07-01T10:00", "2026-06-01T10:00", "monthly 1 03:00", True),
+        ("2026-06-30T10:00", "2026-06-01T10:00", "monthly 1 03:00", False),
+    ],
+)
+def test_due(now: str, last: str, calendar: str, expected: bool) -> None:
+    assert schedule.due(at(now), at(last), calendar, BERLIN) is expected
+
+
+def test_a_year_of_hourly_calls_runs_a_daily_job_once_a_day() -> None:
+    last = at("2026-01-01T00:00")
+    runs = []
+    now = last
+    while now < at("2027-01-01T00:00"):
+        now += timedelta(hours=1)
+        if schedule.due(now, last, "daily 02:00", BERLIN):
+            runs.append(now.astimezone(BERLIN).date())
+            last = now
+    assert len(runs) == len(set(runs)) == 365
+
+
+def test_never_run_is_due() -> None:
+    assert schedule.due(at("2026-06-10T10:00"), None, "daily 02:00", BERLIN)
+
+
+@pytest.mark.parametrize("calendar", ["", "daily", "daily 24:00", "hourly 10:00", "weekly 03:00", "monthly 31 02:00", "yearly"])
+def test_a_wrong_calendar_is_refused_by_name(calendar: str) -> None:
+    with pytest.raises(schedule.CalendarError, match="calendar"):
+        schedule.due(at("2026-06-10T10:00"), at("2026-06-09T10:00"), calendar, BERLIN)
+
+
+def test_a_job_runs_once_and_its_failure_is_kept(tmp_path: Path) -> None:
+    jobs = [
+        {"name": "good", "calendar": "hourly", "command": ["/bin/echo", "hello"]},
+        {"name": "bad", "calendar": "hourly", "command": ["/nonexistent"]},
+    ]
+    made = schedule.Schedule({"time_zone": "Etc/UTC", "jobs": jobs}, tmp_path)
+    now = at("2026-06-10T10:05")
+    assert [made.run(job, now) for job in made.due_jobs(now)] == [0, 127]
+    assert made.due_jobs(now + timedelta(minutes=10)) == []
+    assert (tmp_path / "good.log").read_text() == "hello\n"
+    assert json.loads((tmp_path / "bad.json").read_text())["rc"] == 127
