@@ -1,0 +1,62 @@
+"""From nothing to a platform: one run, and at no moment an instance that a stranger could claim."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.support.deployment import Deployment, Run
+
+STRANGER = b'{"email":"stranger@example.org","firstName":"S","lastName":"T","password":"Str4ngerStr4nger"}'
+
+
+class Strangers:
+    """Bursts of 100 parallel owner requests from outside, for as long as the block lasts."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.answers: Counter[int | str] = Counter()
+        self._deployment = deployment
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._burst, daemon=True)
+
+    def __enter__(self) -> "Strangers":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _claim(self, _: int) -> int | str:
+        try:
+            headers = {"Content-Type": "application/json"}
+            return self._deployment.request("POST", "/rest/owner/setup", body=STRANGER, headers=headers, timeout=5)[0]
+        except OSError as error:
+            return type(error).__name__
+
+    def _burst(self) -> None:
+        with ThreadPoolExecutor(max_workers=100) as pool:
+            while not self._stop.wait(2):
+                self.answers.update(pool.map(self._claim, range(100)))
+
+
+def test_first_start(core: Deployment) -> None:
+    assert not core.containers(stopped=True), "core is left over from an earlier run: destroy it first"
+    with Strangers(core) as strangers:
+        run: Run = core.converge()
+    assert sum(strangers.answers.values()) >= 100
+    granted = {answer for answer in strangers.answers if isinstance(answer, int) and answer < 400}
+    assert not granted, strangers.answers
+    assert run.rc == 0
+
+
+def test_the_owner_is_ours(core: Deployment) -> None:
+    users = core.sql('SELECT email FROM "user"')
+    assert len(users) == 1
+    assert "stranger" not in users[0][0]
+
+
+def test_everything_is_healthy(core: Deployment) -> None:
+    health = {service: c.attrs["State"].get("Health", {}).get("Status") for service, c in core.containers().items()}
+    assert set(health.values()) == {"healthy"}, health
+    for expected in ("openbao", "postgres-n8n", "redis-queue", "n8n-main", "traefik", "n8n-webhook-2", "n8n-worker-2", "n8n-runner-2"):
+        assert expected in health
