@@ -130,6 +130,10 @@ class Deployment:
         )
         return {container.labels["com.docker.compose.service"]: container for container in found}
 
+    def healthy(self, service: str) -> bool:
+        container = self.containers().get(service)
+        return container is not None and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
+
     def fingerprint(self) -> dict[str, tuple[str, str]]:
         """Service -> (container id, start time): what an unchanged run must leave alone."""
         return {

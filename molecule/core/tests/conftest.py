@@ -1,5 +1,7 @@
 """The core deployment: one environment of everything that has landed, shared by the ordered steps of this folder."""
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,3 +12,10 @@ from tests.support.deployment import Deployment
 @pytest.fixture(scope="session")
 def core() -> Deployment:
     return Deployment(name="core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
+
+
+@pytest.fixture(scope="session")
+def busy_port() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 22599)) as server:
+        yield server.getsockname()[1]
