@@ -6,11 +6,13 @@ import json
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from ansible.module_utils.n8n_platform.http import HttpError, JsonClient
+from ansible.module_utils.n8n_platform.http import JsonClient
 
 SOCKET = "/var/run/docker.sock"
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
+NETWORK_LABEL = "com.docker.compose.network"
+ONEOFF_LABEL = "com.docker.compose.oneoff"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 
 
@@ -19,16 +21,22 @@ class EngineError(Exception):
 
 
 class Engine:
-    """`container` is a name or an id everywhere; times are seconds. Raises HttpError (status 404: no such container)."""
+    """`container` is a name or an id everywhere; times are seconds. Raises HttpError (status 404: no such
+    container)."""
 
     def __init__(self, socket: str = SOCKET, timeout: float = 60.0) -> None:
         self._client = JsonClient(f"unix://{socket}", timeout=timeout)
         self._timeout = timeout
 
-    def containers(self, labels: dict[str, str | None] | None = None, running_only: bool = False) -> list[dict[str, Any]]:
-        """The engine's short form (Id, Names, State, Labels, ...), by name; a label of value None need only exist."""
+    def containers(
+        self, labels: dict[str, str | None] | None = None, running_only: bool = False
+    ) -> list[dict[str, Any]]:
+        """The engine's short form (Id, Names, State, Labels, ...), by name; a label of value None need only
+        exist."""
         wanted = [name if value is None else f"{name}={value}" for name, value in (labels or {}).items()]
-        query = urlencode({"all": "false" if running_only else "true", "filters": json.dumps({"label": wanted})})
+        query = urlencode(
+            {"all": "false" if running_only else "true", "filters": json.dumps({"label": wanted})}
+        )
         found: list[dict[str, Any]] = self._client.request("GET", f"/containers/json?{query}").json
         return sorted(found, key=lambda container: container["Names"])
 
@@ -46,7 +54,8 @@ class Engine:
         return result
 
     def address(self, container: str, network: str) -> str:
-        """IPv4 address on `network` (full name, `<project>_<network>`); EngineError when it has none there."""
+        """IPv4 address on `network` (full name, `<project>_<network>`); EngineError when it has none
+        there."""
         networks = self.inspect(container)["NetworkSettings"]["Networks"]
         address: str = networks.get(network, {}).get("IPAddress", "")
         if not address:
@@ -57,13 +66,18 @@ class Engine:
         self._client.request("POST", f"{_path(container)}/start")
 
     def stop(self, container: str, timeout: int | None = None) -> None:
-        """Stop signal, then SIGKILL after `timeout`; None: the container's own stop time (stop_grace_period)."""
+        """Stop signal, then SIGKILL after `timeout`; None: the container's own stop time
+        (stop_grace_period)."""
         patience = self.stop_timeout(container) if timeout is None else timeout
-        self._client.request("POST", f"{_path(container)}/stop?t={patience}", timeout=self._timeout + patience)
+        self._client.request(
+            "POST", f"{_path(container)}/stop?t={patience}", timeout=self._timeout + patience
+        )
 
     def restart(self, container: str, timeout: int | None = None) -> None:
         patience = self.stop_timeout(container) if timeout is None else timeout
-        self._client.request("POST", f"{_path(container)}/restart?t={patience}", timeout=self._timeout + patience)
+        self._client.request(
+            "POST", f"{_path(container)}/restart?t={patience}", timeout=self._timeout + patience
+        )
 
     def stop_timeout(self, container: str) -> int:
         timeout = self.inspect(container)["Config"].get("StopTimeout")
@@ -73,7 +87,8 @@ class Engine:
         self._client.request("POST", f"{_path(container)}/kill?signal={quote(signal)}")
 
     def wait(self, container: str, timeout: float) -> int:
-        """Waits until the container has stopped; its exit code. HttpError of status 0 when `timeout` runs out."""
+        """Waits until the container has stopped; its exit code. HttpError of status 0 when `timeout` runs
+        out."""
         answer = self._client.request("POST", f"{_path(container)}/wait", timeout=timeout)
         return int(answer.json["StatusCode"])
 
@@ -90,7 +105,9 @@ class Engine:
         """Runs a command inside; exit code and output of both streams. Never with a secret in argv."""
         spec = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv, "User": user}
         execution = self._client.request("POST", f"{_path(container)}/exec", spec).json["Id"]
-        output = self._client.request("POST", f"/exec/{execution}/start", {"Detach": False, "Tty": False}).body
+        output = self._client.request(
+            "POST", f"/exec/{execution}/start", {"Detach": False, "Tty": False}
+        ).body
         state = self._client.request("GET", f"/exec/{execution}/json").json
         return int(state["ExitCode"]), _demultiplex(output)
 
@@ -102,7 +119,8 @@ class Engine:
 
 
 def health(inspected: dict[str, Any]) -> str:
-    """`healthy`, `starting`, `unhealthy`; without a health check, or when not running, the state's own name."""
+    """`healthy`, `starting`, `unhealthy`; without a health check, or when not running, the state's own
+    name."""
     state = inspected["State"]
     if state["Status"] == "running" and "Health" in state:
         return str(state["Health"]["Status"])
@@ -123,6 +141,3 @@ def _demultiplex(raw: bytes) -> str:
         parts.append(raw[offset + 8 : offset + 8 + size])
         offset += 8 + size
     return b"".join(parts).decode("utf-8", "replace")
-
-
-__all__ = ["Engine", "EngineError", "HttpError", "health", "PROJECT_LABEL", "SERVICE_LABEL", "CONFIG_HASH_LABEL", "SOCKET"]

@@ -62,7 +62,8 @@ class _UnixConnection(http.client.HTTPConnection):
 class JsonClient:
     """One connection per request, so that a restarted server never leaves a stale one behind.
 
-    base_url: `http://host:port/prefix`, `https://...` or `unix:///path.sock`; headers: sent with every request;
+    base_url: `http://host:port/prefix`, `https://...` or `unix:///path.sock`; headers: sent with every
+    request;
     timeout: seconds for connecting and for each read; ca_file: PEM bundle to trust instead of the system's;
     connect_to: address to connect to while base_url's name stays SNI and Host (a name that need not resolve).
     """
@@ -91,7 +92,8 @@ class JsonClient:
         allowed: tuple[int, ...] = (),
         timeout: float | None = None,
     ) -> Response:
-        """Sends `body` (bytes as they are, anything else as JSON); `allowed`: statuses >= 400 that are answers.
+        """Sends `body` (bytes as they are, anything else as JSON); `allowed`: statuses >= 400 that are
+        answers.
 
         Raises HttpError. Redirects are returned, not followed.
         """
@@ -106,7 +108,9 @@ class JsonClient:
             raw = connection.getresponse()
             response = Response(raw.status, raw.headers, raw.read())
         except (OSError, http.client.HTTPException) as error:
-            raise HttpError(method, path, 0, f"no answer from {self._base}: {error or type(error).__name__}") from None
+            raise HttpError(
+                method, path, 0, f"no answer from {self._base}: {error or type(error).__name__}"
+            ) from None
         finally:
             connection.close()
         if response.status >= 400 and response.status not in allowed:

@@ -1,0 +1,161 @@
+#!/usr/bin/python
+# Copyright (c) the n8n platform maintainers
+# SPDX-License-Identifier: MIT
+"""Make the running containers those of a release, tier by tier."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: platform_compose_apply
+short_description: Make the running containers those of a release
+description:
+  - Compares the project's containers with the release and hands to C(docker compose up) only those services
+    that are
+    missing, stopped or made from another configuration. Where nothing differs Compose is not asked to act at
+    all.
+  - Tiers are started in the order secrets, data, app, edge; each one has to be healthy before the next.
+  - Members of slots are left alone, M(platform_slots) starts and stops them.
+options:
+  project:
+    description: Name of the Compose project.
+    type: str
+    required: true
+  releases_root:
+    description: Directory of the releases.
+    type: path
+    required: true
+  release:
+    description: Id of the release, or C(current).
+    type: str
+    default: current
+  state:
+    description:
+      - C(present) runs the release; services that it no longer has are stopped and removed.
+      - C(stopped) stops the services of O(tiers), the last tier first, each with its own stop time.
+      - C(absent) removes all containers of the project, slots too, and its networks. Data is never removed.
+    type: str
+    choices: [present, stopped, absent]
+    default: present
+  tiers:
+    description: Tiers to act on.
+    type: list
+    elements: str
+    choices: [secrets, data, app, edge]
+    default: [secrets, data, app, edge]
+  wait_timeout:
+    description: Seconds for each tier to become healthy.
+    type: int
+    default: 300
+  engine_socket:
+    description: Socket of the Docker engine.
+    type: path
+    default: /var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Says what differs. A release that is not written yet, or an engine that is not installed
+      yet, counts
+      as a difference.
+  diff_mode:
+    support: full
+    description: State of each service that differs.
+author: n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: apply | Start the release
+  platform_compose_apply:
+    project: "{{ platform_project }}"
+    releases_root: "{{ platform_releases_root }}"
+"""
+
+RETURN = r"""
+differences:
+  description: What differs or differed, as C(service) and C(reason).
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.compose_apply import Difference, Project
+from ansible.module_utils.n8n_platform.compose_cli import ComposeCli
+from ansible.module_utils.n8n_platform.compose_policy import TIERS, ComposeError
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.http import HttpError
+from ansible.module_utils.n8n_platform.releases import COMPOSE
+
+
+def build_spec() -> dict[str, Any]:
+    return {
+        "project": {"type": "str", "required": True},
+        "releases_root": {"type": "path", "required": True},
+        "release": {"type": "str", "default": "current"},
+        "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
+        "tiers": {"type": "list", "elements": "str", "choices": list(TIERS), "default": list(TIERS)},
+        "wait_timeout": {"type": "int", "default": 300},
+        "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
+    }
+
+
+class Manager:
+    """Plans and applies one state. Raises ComposeError and HttpError."""
+
+    def __init__(self, params: dict[str, Any], docker: str | None) -> None:
+        self.state: str = params["state"]
+        self.tiers = [tier for tier in TIERS if tier in params["tiers"]]
+        self.release = Path(params["releases_root"]) / params["release"]
+        self.wait_timeout: int = params["wait_timeout"]
+        written = (self.release / COMPOSE).exists()
+        self.missing_parts = [] if docker else ["the Docker client"]
+        if self.state != "absent" and not written:
+            self.missing_parts.append(f"release {params['release']}")
+        file = self.release / COMPOSE if written else None
+        socket = params["engine_socket"]
+        self.project = Project(
+            params["project"], Engine(socket), ComposeCli(docker or "", params["project"], file, socket)
+        )
+
+    def plan(self, check_mode: bool) -> list[Difference]:
+        if self.missing_parts and check_mode:
+            return [Difference(part, "missing", "") for part in self.missing_parts]
+        if self.missing_parts:
+            raise ComposeError(
+                f"{' and '.join(self.missing_parts)}: not on this host; playbooks/site.yml brings it"
+            )
+        if self.state == "present":
+            return self.project.differences(self.release, self.tiers)
+        if self.state == "stopped":
+            return self.project.running(self.release, self.tiers)
+        return self.project.remains()
+
+    def apply(self, differences: list[Difference]) -> None:
+        if self.state == "present":
+            self.project.start(self.release, self.tiers, differences, self.wait_timeout)
+        elif self.state == "stopped":
+            self.project.stop(self.tiers, differences)
+        elif differences:
+            self.project.remove()
+
+
+def main() -> None:
+    module = AnsibleModule(build_spec(), supports_check_mode=True)
+    try:
+        manager = Manager(module.params, module.get_bin_path("docker"))
+        differences = manager.plan(module.check_mode)
+        if not module.check_mode:
+            manager.apply(differences)
+    except (ComposeError, HttpError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=bool(differences),
+        differences=[{"service": item.service, "reason": item.reason} for item in differences],
+        diff={"before": "".join(f"{item.service}: {item.reason}\n" for item in differences), "after": ""},
+    )
+
+
+if __name__ == "__main__":
+    main()
