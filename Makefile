@@ -1,0 +1,51 @@
+# Thin targets: each prints the command that it runs, and that command works by itself from the repository root.
+#   make up ENV=staging ARGS="--check"
+ENV ?= local
+ARGS ?=
+STAGES ?=
+
+# Every playbook is a target of its own name; those that start with _ are parts of others.
+PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*.yml)))
+# Only where sudo would ask does Ansible have to ask for it.
+BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
+
+.PHONY: help venv lock test lint unit deploy-tests bench bench-long up $(PLAYBOOKS)
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@for name in $(PLAYBOOKS); do \
+	    printf '  make %-13s %s\n' "$$name" "$$(sed -n 's/^# *//p' playbooks/$$name.yml | head -n 1)"; done
+	@printf '\n  ENV=%s selects inventories/<name>, ARGS="..." is handed to ansible-playbook.\n' '$(ENV)'
+
+up: site ## deploy the environment, or bring it back to what its inventory says
+
+venv: ## the locked Python environment .venv
+	@bin/bootstrap
+
+$(PLAYBOOKS): venv
+	.venv/bin/ansible-playbook -i inventories/$(ENV) $(BECOME) playbooks/$@.yml $(ARGS)
+
+test: ## everything: lint, unit, contract, render, deployments (STAGES="lint unit" selects)
+	bin/test $(STAGES)
+
+lint: ## the linters
+	bin/test lint
+
+unit: ## unit, contract and render tests: no engine needed
+	bin/test unit contract render
+
+deploy-tests: ## the deployments, on this machine's engine
+	bin/test core pair host
+
+bench: venv ## short benchmarks
+	.venv/bin/python bench/run.py $(ARGS)
+
+bench-long: venv ## benchmarks that take hours
+	.venv/bin/python bench/run.py --long $(ARGS)
+
+lock: ## write requirements*.txt anew from requirements*.in
+	bin/bootstrap dev
+	for name in requirements requirements-dev; do \
+	    .venv/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	        --no-header --quiet $$name.in -o $$name.txt || exit 1; done
