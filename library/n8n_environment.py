@@ -21,10 +21,9 @@ options:
     type: dict
     default: {}
   managed:
-    description: The platform's own table, a list of entries with RV(ignore:name) and RV(ignore:value).
-    type: list
-    elements: dict
-    default: []
+    description: What the platform itself sets, one dictionary of names and values per process.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: The module only reads its arguments, so a check run does all that a run does.
@@ -63,22 +62,24 @@ def build_spec() -> dict[str, Any]:
     return {
         "known": {"type": "dict", "required": True},
         "extra": {"type": "dict", "default": {}},
-        "managed": {"type": "list", "elements": "dict", "default": []},
+        "managed": {"type": "dict", "default": {}},
     }
 
 
 def findings(params: dict[str, Any]) -> list[str]:
     """All that is wrong; the platform's own table is held to the same rules, ownership aside."""
-    table = {row["name"]: row["value"] for row in params["managed"]}
-    return check(params["extra"], params["known"]) + check(table, params["known"], operator=False)
+    found = [f"n8n_environment_extra: {finding}" for finding in check(params["extra"], params["known"])]
+    for process, variables in params["managed"].items():
+        found += [f"{process}: {finding}" for finding in check(variables, params["known"], operator=False)]
+    return found
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
     problems = findings(module.params)
     if problems:
-        module.fail_json(msg="n8n_environment_extra: " + "; ".join(problems), findings=problems)
-    module.exit_json(changed=False, checked=len(module.params["extra"]) + len(module.params["managed"]))
+        module.fail_json(msg="; ".join(problems), findings=problems)
+    module.exit_json(changed=False, checked=len(module.params["extra"]) + sum(map(len, module.params["managed"].values())))
 
 
 if __name__ == "__main__":
