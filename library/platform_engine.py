@@ -7,12 +7,12 @@ DOCUMENTATION = r"""
 module: platform_engine
 short_description: Inspect the Docker engine, start it where there is no systemd
 description:
-  - Says what is installed, which versions, whether the engine answers on its socket, and from where the host takes its packages.
-  - Where PID 1 is not systemd an installed engine that does not answer is started in the background, in a session of its own.
-    With systemd that is the service manager's business.
+  - Says what is installed, which versions, whether the engine answers, and from where the host takes its packages.
+  - Where PID 1 is not systemd an installed engine that does not answer is started in the background, in a
+    session of its own. With systemd that is the service manager's business.
   - An answering engine is never restarted.
-  - C(daemon.json) is written where it is ours (it carries the label C(io.n8n-platform.managed)), or absent while no engine answers;
-    before the packages are there too, since their service starts at once.
+  - C(daemon.json) is written where it is ours (it carries the label C(io.n8n-platform.managed)), or absent while
+    no engine answers; before the packages are there too, since their service starts at once.
 options:
   state:
     description: V(inspected) changes nothing; V(started) also starts the engine.
@@ -24,7 +24,7 @@ options:
     type: bool
     default: false
   minimum_engine:
-    description: Lowest engine version; an older one is refused, since replacing it would restart the containers of others.
+    description: Lowest engine version; an older one is refused, since replacing it would restart its containers.
     type: str
     default: "24.0"
   minimum_compose:
@@ -102,8 +102,8 @@ distribution:
   type: dict
 apt:
   description: >-
-    C(sources), the distribution's own entries (C(uris), C(suites), C(components), C(signed_by)); C(suites), all suites configured;
-    C(docker_repository), whether Docker's own packages are installed.
+    C(sources), the distribution's own entries (C(uris), C(suites), C(components), C(signed_by)); C(suites), all
+    suites configured; C(docker_repository), whether Docker's own packages are installed.
   returned: always
   type: dict
 """
@@ -126,8 +126,9 @@ APT = Path("/etc/apt")
 CONTAINERD_PID = Path("/run/docker/containerd/containerd.pid")
 MARK = "io.n8n-platform.managed=docker_engine"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# All that a daemon inherits of the run that starts it; anything else could be a secret of the operator's shell.
-INHERITED = ("PATH", "HOME", "LANG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+# All that a daemon inherits of the run that starts it; anything else could be a secret of a shell.
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+INHERITED = ("PATH", "HOME", "LANG", *PROXIES)
 LOG_LINES = 15
 
 
@@ -136,7 +137,7 @@ class EngineProblem(Exception):
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
-    """The first dotted number: `Docker version 26.1.5+dfsg1, build 411e817` -> (26, 1, 5); () when there is none."""
+    """The first dotted number: `Docker version 26.1.5+dfsg1, build 41` -> (26, 1, 5); () when there is none."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
@@ -164,7 +165,9 @@ class Host:
     def output(self, *argv: str) -> str:
         """Standard output of a command, empty when it does not exist or fails."""
         try:
-            done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, timeout=30, check=False)
+            done = subprocess.run(
+                argv, env=self.environment, capture_output=True, text=True, timeout=30, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
@@ -226,8 +229,8 @@ class Manager:
         minimum = self.params["minimum_engine"]
         if version and version_tuple(version) < version_tuple(minimum):
             raise EngineProblem(
-                f"the Docker engine on this host is {version}, at least {minimum} is needed. Replacing it would restart its "
-                "containers, so it is left to you: remove it (this role then installs another one) or upgrade it"
+                f"the Docker engine on this host is {version}, at least {minimum} is needed. Replacing it would "
+                "restart its containers, so it is left to you: upgrade it, or remove it and run this again"
             )
 
     def _sufficient(self) -> bool:
@@ -243,7 +246,8 @@ class Manager:
         ours = MARK in before
         # Others' file, or others' engine without one: both stay as they are.
         if ours or (not before and not answering):
-            wanted = {**self.params["daemon_config"], "labels": [MARK, *self.params["daemon_config"].get("labels", [])]}
+            config = self.params["daemon_config"]
+            wanted = {**config, "labels": [MARK, *config.get("labels", [])]}
             after = json.dumps(wanted, indent=2, sort_keys=True) + "\n"
             if before != after:
                 self.differences.append({"name": str(path), "before": before, "after": after})
@@ -259,7 +263,8 @@ class Manager:
         """The state at the end; raises where `required` and something is missing."""
         if self.differences:
             self.seen = {**self.seen, **self.host.observe()}
-        boots = not self.seen["systemd"] or self.host.output("systemctl", "is-enabled", "docker.service") == "enabled"
+        unit = self.host.output("systemctl", "is-enabled", "docker.service") if self.seen["systemd"] else ""
+        boots = not self.seen["systemd"] or unit == "enabled"
         self.seen["ready"] = bool(self.seen["sufficient"] and self.seen["engine"]["answering"] and boots)
         missing = self.missing()
         if self.params["required"] and missing:
@@ -271,14 +276,11 @@ class Manager:
         minimum = self.params["minimum_compose"]
         compose = self.seen["compose"]
         socket = self.params["socket"]
+        recent = version_tuple(compose) >= version_tuple(minimum)
         return [
             *([] if engine["installed"] else ["dockerd is not installed"]),
             *([] if engine["answering"] else [f"nothing answers on {socket}"]),
-            *(
-                []
-                if version_tuple(compose) >= version_tuple(minimum)
-                else [f"Compose is {compose or 'missing'}, at least {minimum} is needed"]
-            ),
+            *([] if recent else [f"Compose is {compose or 'missing'}, at least {minimum} is needed"]),
             *([] if self.seen["buildx"] else ["the Buildx plugin is missing"]),
         ]
 
@@ -291,12 +293,12 @@ class Manager:
         temporary.replace(path)
 
     def _start(self) -> None:
-        """Starts dockerd and waits for its socket; an engine that is on its way up already is only waited for."""
+        """Starts dockerd and waits for its socket; one that is on its way up already is only waited for."""
         pid_file = Path(self.params["pid_file"])
         daemon = None
         if not self._alive(pid_file, "dockerd"):
             self._alive(CONTAINERD_PID, "containerd")
-            # Not `service docker start`: its init script changes limits and cgroups in ways that containers refuse.
+            # Not `service docker start`: its init script wants limits and cgroup mounts that a container refuses.
             with open(self.params["log_file"], "ab") as log:
                 daemon = subprocess.Popen(
                     ["dockerd"],
@@ -314,15 +316,14 @@ class Manager:
             if daemon and daemon.poll() is not None and not self._alive(pid_file, "dockerd"):
                 raise EngineProblem(f"dockerd ended with exit code {daemon.returncode}; {self._log_tail()}")
             time.sleep(0.2)
-        raise EngineProblem(
-            f"dockerd did not answer on {self.params['socket']} within {self.params['timeout_seconds']} s; {self._log_tail()}"
-        )
+        socket, limit = self.params["socket"], self.params["timeout_seconds"]
+        raise EngineProblem(f"dockerd did not answer on {socket} within {limit} s; {self._log_tail()}")
 
     @staticmethod
     def _alive(pid_file: Path, name: str) -> bool:
         """Whether the pid file names a running process of that name; a stale file is removed.
 
-        After a crash the number may belong to somebody else by now, and the daemons only look whether it is taken.
+        After a crash the number may be somebody else's by now, and the daemons only look whether it is taken.
         """
         try:
             pid = int(pid_file.read_text(encoding="utf-8"))
@@ -336,8 +337,8 @@ class Manager:
 
     def _log_tail(self) -> str:
         path = Path(self.params["log_file"])
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:] if path.exists() else []
-        return "\n".join([f"the end of {path}:", *lines])
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return "\n".join([f"the end of {path}:", *text.splitlines()[-LOG_LINES:]])
 
 
 def build_spec() -> dict[str, Any]:
@@ -367,7 +368,7 @@ def main() -> None:
         result = manager.finish()
     except (EngineProblem, OSError) as error:
         module.fail_json(msg=str(error))
-    diff = [{"before_header": d["name"], "after_header": d["name"], "before": d["before"], "after": d["after"]} for d in differences]
+    diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
     module.exit_json(changed=bool(differences), diff=diff, **result)
 
 

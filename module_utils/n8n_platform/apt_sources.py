@@ -1,6 +1,7 @@
-"""Reads where a Debian or Ubuntu host takes its packages from, so that no address is ever written into the project.
+"""Reads where a Debian or Ubuntu host takes its packages from, so that the project holds no address.
 
-An entry is `{uris: [str], suites: [str], components: [str], signed_by: str}`, `signed_by` a path, a whole key or empty.
+An entry is `{uris: [str], suites: [str], components: [str], signed_by: str}`; `signed_by` is a path, a whole key or
+empty.
 """
 
 from __future__ import annotations
@@ -10,26 +11,31 @@ from pathlib import Path
 from typing import Any
 
 
+_LINE = re.compile(
+    r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s*(?P<components>[^#]*)"
+)
+
+
 def parse_one_line(text: str) -> list[dict[str, Any]]:
     """The `deb [options] uri suite component...` lines of a sources.list, in the shape of `parse_deb822`."""
     entries = []
     for line in text.splitlines():
-        match = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s*(?P<rest>[^#]*)", line)
+        match = _LINE.match(line)
         if match:
-            options = dict(option.split("=", 1) for option in (match["options"] or "").split() if "=" in option)
+            signed_by = re.search(r"signed-by=(\S+)", match["options"] or "")
             entries.append(
                 {
                     "uris": [match["uri"]],
                     "suites": [match["suite"]],
-                    "components": match["rest"].split(),
-                    "signed_by": options.get("signed-by", ""),
+                    "components": match["components"].split(),
+                    "signed_by": signed_by[1] if signed_by else "",
                 }
             )
     return entries
 
 
 def parse_deb822(text: str) -> list[dict[str, Any]]:
-    """The enabled `deb` stanzas of a .sources file: uris, suites, components (lists), signed_by (may be a whole key)."""
+    """The enabled `deb` stanzas of a .sources file: uris, suites, components, signed_by."""
     entries = []
     for stanza in re.split(r"\n\s*\n", text):
         fields: dict[str, str] = {}

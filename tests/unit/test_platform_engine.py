@@ -210,9 +210,7 @@ def test_an_answering_engine_without_daemon_json_gets_none(host: FakeHost) -> No
     assert not host.daemon_config.exists()
 
 
-def test_main_in_check_mode_starts_nothing(
-    host: FakeHost, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_main_in_check_mode_starts_nothing(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
     host.install()
     params = {**host.params, "required": True, "_ansible_check_mode": True}
     with patch_module_args(params), pytest.raises(SystemExit) as end:
