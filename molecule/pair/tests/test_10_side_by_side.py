@@ -1,0 +1,57 @@
+"""Two environments of one host share nothing: what breaks in one is not noticed in the other."""
+
+import json
+from pathlib import Path
+
+from tests.support.deployment import Deployment, wait_until
+
+
+def smoke(deployment: Deployment) -> int:
+    body = json.dumps({"numbers": [1, 2, 3]}).encode()
+    headers = {"Content-Type": "application/json"}
+    return deployment.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[0]
+
+
+def test_both_come_up(staging: Deployment, production: Deployment) -> None:
+    staging.converge()
+    production.converge()
+    assert smoke(staging) == smoke(production) == 200
+
+
+def test_they_share_no_network_volume_secret_or_port(staging: Deployment, production: Deployment) -> None:
+    def owned(deployment: Deployment) -> tuple[set[str], set[str]]:
+        containers = deployment.containers().values()
+        networks = {name for c in containers for name in c.attrs["NetworkSettings"]["Networks"]}
+        sources = {m["Source"] for c in containers for m in c.attrs["Mounts"] if m["Type"] == "bind"}
+        return networks, sources
+
+    for one, other in zip(owned(staging), owned(production), strict=True):
+        assert one and other and not one & other
+    for path in (staging.data_root / "secrets").rglob("*"):
+        twin = production.data_root / "secrets" / path.relative_to(staging.data_root / "secrets")
+        if path.is_file() and twin.is_file() and len(path.read_bytes()) >= 16:
+            assert path.read_bytes() != twin.read_bytes(), path.name
+
+
+def test_one_broken_the_other_untouched(staging: Deployment, production: Deployment) -> None:
+    before = production.fingerprint()
+    for service in ("postgres-n8n", "redis-queue", "n8n-main"):
+        staging.containers()[service].kill()
+    assert smoke(production) == 200
+    assert production.run("verify").rc == 0
+    assert staging.run("verify").rc != 0
+    assert production.fingerprint() == before
+
+    run = staging.run("site")
+    assert run.rc == 0, run.failures()
+    wait_until(lambda: smoke(staging) == 200, "staging to answer again")
+    assert production.fingerprint() == before
+
+
+def test_one_destroyed_the_other_untouched(staging: Deployment, production: Deployment) -> None:
+    before = production.fingerprint()
+    assert staging.run("destroy", platform_destroy_data=True, platform_confirm="staging").rc == 0
+    assert not Path(staging.data_root).exists()
+    assert production.fingerprint() == before
+    assert smoke(production) == 200
+    assert production.run("destroy", platform_destroy_data=True, platform_confirm="production").rc == 0
