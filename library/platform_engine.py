@@ -7,12 +7,12 @@ DOCUMENTATION = r"""
 module: platform_engine
 short_description: Inspect the Docker engine, start it where there is no systemd
 description:
-  - Says what is installed, which versions, whether the engine answers, and from where the host takes its packages.
+  - Says what is installed, which versions, whether the engine answers, and where the host's packages come from.
   - Where PID 1 is not systemd an installed engine that does not answer is started in the background, in a
     session of its own. With systemd that is the service manager's business.
   - An answering engine is never restarted.
-  - C(daemon.json) is written where it is ours (it carries the label C(io.n8n-platform.managed)), or absent while
-    no engine answers; before the packages are there too, since their service starts at once.
+  - C(daemon.json) is written where it is ours (it carries the label C(io.n8n-platform.managed)), or absent
+    while no engine answers; before the packages are there too, since their service starts at once.
 options:
   state:
     description: V(inspected) changes nothing; V(started) also starts the engine.
@@ -24,7 +24,7 @@ options:
     type: bool
     default: false
   minimum_engine:
-    description: Lowest engine version; an older one is refused, since replacing it would restart its containers.
+    description: Lowest engine version; an older one is refused, since replacing it restarts its containers.
     type: str
     default: "24.0"
   minimum_compose:
@@ -102,8 +102,8 @@ distribution:
   type: dict
 apt:
   description: >-
-    C(sources), the distribution's own entries (C(uris), C(suites), C(components), C(signed_by)); C(suites), all
-    suites configured; C(docker_repository), whether Docker's own packages are installed.
+    C(sources), the distribution's own entries (C(uris), C(suites), C(components), C(signed_by)); C(suites),
+    all that are configured; C(docker_repository), whether Docker's own packages are installed.
   returned: always
   type: dict
 """
@@ -137,7 +137,7 @@ class EngineProblem(Exception):
 
 
 def version_tuple(text: str) -> tuple[int, ...]:
-    """The first dotted number: `Docker version 26.1.5+dfsg1, build 41` -> (26, 1, 5); () when there is none."""
+    """The first dotted number: `Docker version 26.1.5+dfsg1` -> (26, 1, 5); () when there is none."""
     found = re.search(r"\d+(?:\.\d+)+", text)
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
@@ -229,8 +229,8 @@ class Manager:
         minimum = self.params["minimum_engine"]
         if version and version_tuple(version) < version_tuple(minimum):
             raise EngineProblem(
-                f"the Docker engine on this host is {version}, at least {minimum} is needed. Replacing it would "
-                "restart its containers, so it is left to you: upgrade it, or remove it and run this again"
+                f"the Docker engine on this host is {version}, at least {minimum} is needed. Replacing it "
+                "would restart its containers, so it is left to you: upgrade it, or remove it and run this again"
             )
 
     def _sufficient(self) -> bool:
@@ -298,7 +298,7 @@ class Manager:
         daemon = None
         if not self._alive(pid_file, "dockerd"):
             self._alive(CONTAINERD_PID, "containerd")
-            # Not `service docker start`: its init script wants limits and cgroup mounts that a container refuses.
+            # Not `service docker start`: its init script wants limits and mounts that a container refuses.
             with open(self.params["log_file"], "ab") as log:
                 daemon = subprocess.Popen(
                     ["dockerd"],

@@ -1,7 +1,7 @@
 """Reads where a Debian or Ubuntu host takes its packages from, so that the project holds no address.
 
-An entry is `{uris: [str], suites: [str], components: [str], signed_by: str}`; `signed_by` is a path, a whole key or
-empty.
+An entry is `{uris: [str], suites: [str], components: [str], signed_by: str}`; `signed_by` is a path,
+a whole key or empty.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-
 
 _LINE = re.compile(
     r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s+)?(?P<uri>\S+)\s+(?P<suite>\S+)\s*(?P<components>[^#]*)"

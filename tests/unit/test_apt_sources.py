@@ -9,7 +9,7 @@ from ansible.module_utils.n8n_platform.apt_sources import configured_entries, ow
 ONE_LINE = """
 # deb http://old.example/debian bookworm main
 deb-src http://mirror.example/debian bookworm main
-deb [arch=amd64 signed-by=/k/debian-archive-keyring.gpg] http://mirror.example/debian bookworm main contrib # ours
+deb [arch=amd64 signed-by=/k/debian-archive-keyring.gpg] http://mirror.example/debian bookworm main contrib #
 deb cdrom:[Debian]/ bookworm main
 """
 DEB822 = """# A comment
