@@ -11,7 +11,7 @@ from tests.support.deployment import Deployment
 
 @pytest.fixture(scope="session")
 def core() -> Deployment:
-    return Deployment(name="core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
+    return Deployment(name="test-core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
 
 
 @pytest.fixture(scope="session")

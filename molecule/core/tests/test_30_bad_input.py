@@ -9,7 +9,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown variable": ({"n8n_workers_cuont": 3}, ("n8n_workers_cuont", "n8n_workers_count")),
     "a wrong type": ({"traefik_https_port": "https"}, ("traefik_https_port",)),
     "a wrong choice": ({"container_images_source": "ftp"}, ("container_images_source",)),
-    "a wrong environment to confirm": ({"platform_confirm": "production"}, ("platform_confirm", "core")),
+    "a wrong environment to confirm": ({"platform_confirm": "production"}, ("platform_confirm", "test-core")),
     "an undefined reference": ({"n8n_owner_email": "{{ no_such_thing }}"}, ("n8n_owner_email",)),
     "an n8n variable that is mistyped": (
         {"n8n_environment_extra": {"N8N_RUNNERS_MOD": "external"}},

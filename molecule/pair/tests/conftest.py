@@ -11,9 +11,9 @@ HERE = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def staging() -> Deployment:
-    return Deployment("staging", HERE / "staging", port_base=18540, domain="staging.localhost")
+    return Deployment("test-staging", HERE / "staging", port_base=18540, domain="staging.localhost")
 
 
 @pytest.fixture(scope="session")
 def production() -> Deployment:
-    return Deployment("production", HERE / "production", port_base=18640, domain="production.localhost")
+    return Deployment("test-production", HERE / "production", port_base=18640, domain="production.localhost")
