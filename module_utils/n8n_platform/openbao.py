@@ -58,6 +58,7 @@ class Secret:
 class Health:
     initialized: bool
     sealed: bool
+    active: bool
     version: str
 
     @property
@@ -68,7 +69,9 @@ class Health:
 class BaoClient:
     """Requests below /v1 with one token; errors as StoreError that name the address."""
 
-    def __init__(self, address: str, ca_file: str = "", namespace: str = "", token: str = "", timeout: float = 15.0) -> None:
+    def __init__(
+        self, address: str, ca_file: str = "", namespace: str = "", token: str = "", timeout: float = 15.0
+    ) -> None:
         self.address = address
         self._client = JsonClient(address, timeout=timeout, ca_file=ca_file or None)
         self._headers = {"X-Vault-Request": "true"}
@@ -76,7 +79,9 @@ class BaoClient:
             self._headers["X-Vault-Namespace"] = namespace
         self.token = token
 
-    def call(self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()) -> tuple[int, dict[str, Any]]:
+    def call(
+        self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()
+    ) -> tuple[int, dict[str, Any]]:
         """Status and parsed body ({} when empty). `allowed`: error statuses that are answers to the caller."""
         headers = {**self._headers, "X-Vault-Token": self.token} if self.token else self._headers
         try:
@@ -88,12 +93,16 @@ class BaoClient:
             kind = StoreUnavailable if error.status in (0, 502, 504) else StoreError
             raise kind(f"the secret store {self.address}: {error}") from None
         except ValueError as error:
-            raise StoreError(f"the secret store {self.address} answered {path} with no JSON: {error}") from None
+            raise StoreError(
+                f"the secret store {self.address} answered {path} with no JSON: {error}"
+            ) from None
 
     def health(self) -> Health:
         """Raises StoreUnavailable when nothing answers; a sealed store is an answer."""
         _, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
-        return Health(bool(body.get("initialized")), bool(body.get("sealed", True)), str(body.get("version", "")))
+        return Health(
+            bool(body.get("initialized")), bool(body.get("sealed", True)), str(body.get("version", ""))
+        )
 
     def wait(self, seconds: float, ready: bool = True) -> Health:
         """The health once the store answers (and, with `ready`, is unsealed and active). Raises StoreUnavailable."""
@@ -101,14 +110,20 @@ class BaoClient:
         while True:
             try:
                 status, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
-                health = Health(bool(body.get("initialized")), bool(body.get("sealed", True)), str(body.get("version", "")))
+                health = Health(
+                    bool(body.get("initialized")),
+                    bool(body.get("sealed", True)),
+                    str(body.get("version", "")),
+                )
                 if not ready or status == 200:
                     return health
                 problem = "sealed" if health.sealed else "not active"
             except StoreError as error:
                 problem = str(error)
             if time.monotonic() > deadline:
-                raise StoreUnavailable(f"the secret store {self.address} was not ready within {seconds:g} s: {problem}")
+                raise StoreUnavailable(
+                    f"the secret store {self.address} was not ready within {seconds:g} s: {problem}"
+                )
             time.sleep(0.2)
 
 
@@ -120,7 +135,9 @@ class SecretStore:
         self.environment = environment
         self._kv = connection.get("mount", "kv")
         self._pki = connection.get("pki_mount", "pki")
-        self.client = BaoClient(connection["address"], connection.get("ca_file", ""), connection.get("namespace", ""))
+        self.client = BaoClient(
+            connection["address"], connection.get("ca_file", ""), connection.get("namespace", "")
+        )
 
     @classmethod
     def from_params(cls, params: dict[str, Any]) -> SecretStore:
@@ -128,7 +145,9 @@ class SecretStore:
         try:
             connection = json.loads(Path(params["store_file"]).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise StoreUnavailable(f"store_file: {params['store_file']} is not there: the secret store is not set up yet") from None
+            raise StoreUnavailable(
+                f"store_file: {params['store_file']} is not there: the secret store is not set up yet"
+            ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"store_file: {params['store_file']} cannot be read: {error}") from None
         return cls(connection, params["environment"])
@@ -142,10 +161,14 @@ class SecretStore:
         path = f"auth/{self._connection.get('auth_mount', 'approle')}/login"
         status, body = self.client.call("POST", path, credentials, allowed=(400, 403))
         if status >= 400:
-            raise StoreError(f"the secret store {self.client.address} refuses our AppRole (role_id, secret_id) at {path}")
+            raise StoreError(
+                f"the secret store {self.client.address} refuses our AppRole (role_id, secret_id) at {path}"
+            )
         self.client.token = body["auth"]["client_token"]
 
-    def call(self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()) -> tuple[int, dict[str, Any]]:
+    def call(
+        self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()
+    ) -> tuple[int, dict[str, Any]]:
         """Any other request with our token."""
         if not self.client.token:
             self.login()
@@ -174,7 +197,9 @@ class SecretStore:
         body = {"data": fields, "options": {"cas": seen_version}}
         status, answer = self.call("POST", self._path("data", name), body, allowed=(400,))
         if status == 400:
-            raise StoreConflict(f"secret {name}: changed in the store by somebody else, or refused: {answer.get('errors')}")
+            raise StoreConflict(
+                f"secret {name}: changed in the store by somebody else, or refused: {answer.get('errors')}"
+            )
         return int(answer["data"]["version"])
 
     def issue_certificate(

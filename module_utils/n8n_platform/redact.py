@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 MASK = "********"
-_SECRET_KEY = re.compile(r"(password|passwd|secret|token|api_?key|private_?key|credential|authorization|cookie)", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(password|passwd|secret|token|api_?key|private_?key|credential|authorization|cookie)", re.IGNORECASE
+)
 
 
 def redact_values(data: Any, values: Iterable[str]) -> Any:
@@ -19,7 +21,10 @@ def redact_values(data: Any, values: Iterable[str]) -> Any:
 def redact_keys(data: Any) -> Any:
     """A copy of `data` in which what stands under a key that sounds secret is replaced, whatever its type."""
     if isinstance(data, dict):
-        return {key: MASK if _SECRET_KEY.search(str(key)) and value else redact_keys(value) for key, value in data.items()}
+        return {
+            key: MASK if _SECRET_KEY.search(str(key)) and value else redact_keys(value)
+            for key, value in data.items()
+        }
     if isinstance(data, (list, tuple)):
         return [redact_keys(item) for item in data]
     return data
