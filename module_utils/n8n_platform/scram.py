@@ -1,4 +1,4 @@
-"""SCRAM-SHA-256 verifiers as Postgres stores them (RFC 5803): no plain password reaches a statement or log."""
+"""SCRAM-SHA-256 verifiers as Postgres stores them (RFC 5803): no plain password is in any statement."""
 
 from __future__ import annotations
 

@@ -17,7 +17,12 @@ _STORAGE = {  # pgtune: (random_page_cost, effective_io_concurrency)
     "nvme": ("1.1", 1000),
 }
 _RESERVED_CONNECTIONS = 10
-_INSTANCE_DEFAULTS: dict[str, Any] = {"settings": {}, "role_settings": {}, "extensions": [], "tables": {}}
+_INSTANCE_DEFAULTS: dict[str, Any] = {
+    "settings": {},
+    "role_settings": {},
+    "extensions": ["pg_stat_statements"],
+    "tables": {},
+}
 _SIZES = ("memory_mb", "cpus", "connections", "storage")
 _NAMES = ("database", "owner_role", "app_role")
 
@@ -87,8 +92,8 @@ def postgres_instances(
 ) -> dict[str, dict[str, Any]]:
     """Completes `postgres_instances`: names from the instance's name, sizes from `sizes`, settings and roles.
 
-    Result per instance: database, owner_role, app_role, memory_mb, cpus, connections, storage, tables,
-    extensions, `settings` (computed, then `settings`, then the instance's own) and `roles`, as the module
+    Result per instance: database, owner_role, app_role, memory_mb, cpus, connections, storage, `settings`
+    (computed, then `settings`, then the instance's own), and `roles` and `databases` as the module
     postgres_instance takes them; the application's password is `secrets_root`/postgres_<name>_app_password.
     Raises AnsibleFilterError naming the field.
     """
@@ -97,6 +102,7 @@ def postgres_instances(
     done = {name: _instance(name, own or {}, sizes, settings) for name, own in instances.items()}
     for name, instance in done.items():
         instance["roles"] = _roles(instance, f"{secrets_root}/postgres_{name}_app_password")
+        instance["databases"] = [_database(instance)]
     return done
 
 
@@ -131,7 +137,7 @@ def _check_room(field: str, done: dict[str, Any]) -> None:
     most = int(done["memory_mb"]) * 3 // 4 // 5
     if not 2 * _RESERVED_CONNECTIONS <= int(done["connections"]) <= most:
         raise AnsibleFilterError(
-            f"{field}.connections: {done['connections']} is not between {2 * _RESERVED_CONNECTIONS} and {most}, "
+            f"{field}.connections: {done['connections']} is not within {2 * _RESERVED_CONNECTIONS} to {most}, "
             f"the most that memory_mb {done['memory_mb']} has room for"
         )
 
@@ -147,6 +153,11 @@ def _roles(done: dict[str, Any], password_file: str) -> list[dict[str, Any]]:
         "settings": {"role": done["owner_role"], **{k: str(v) for k, v in done["role_settings"].items()}},
     }
     return [{"name": done["owner_role"], "login": False}, application]
+
+
+def _database(done: dict[str, Any]) -> dict[str, Any]:
+    wanted = {key: done[key] for key in ("extensions", "tables")}
+    return {"name": done["database"], "owner": done["owner_role"], **wanted}
 
 
 def _positive(name: str, value: Any) -> float:

@@ -107,3 +107,14 @@ def test_own_settings_win_over_shared_ones_and_those_over_computed_ones():
 def test_bad_instance_is_refused_by_name(instances, named):
     with pytest.raises(AnsibleFilterError, match=f"^{named}: "):
         complete(instances)
+
+
+def test_the_database_carries_extensions_and_table_parameters():
+    tables = {"execution_data": {"autovacuum_vacuum_scale_factor": "0.02"}}
+    (database,) = complete({"n8n": {"tables": tables}})["n8n"]["databases"]
+    assert database == {
+        "name": "n8n",
+        "owner": "n8n_owner",
+        "extensions": ["pg_stat_statements"],
+        "tables": tables,
+    }
