@@ -1,0 +1,185 @@
+"""n8n's HTTP interfaces: its public API v1, and /rest only for what v1 does not have (owner, login, API keys)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.http import HttpError, JsonClient, Response
+from ansible.module_utils.n8n_platform.openbao import STORE_ARGUMENTS, SecretStore, StoreUnavailable
+
+PORT = 5678
+MAIN_SERVICE = "n8n-main"
+NETWORK = "edge"
+OWNER_PASSWORD = "n8n_owner_password"
+API_KEY = "n8n_api_key"
+POLL_SECONDS = 0.5
+PAGE = 250
+MFA_REQUIRED = 998
+
+# Where n8n is: `url`, or the container of its main process in Compose project `project`.
+ADDRESS_ARGUMENTS: dict[str, dict[str, Any]] = {"url": {"type": "str"}, "project": {"type": "str"}}
+ADDRESS_RULES: dict[str, Any] = {
+    "required_one_of": [("url", "project")],
+    "mutually_exclusive": [("url", "project")],
+}
+API_ARGUMENTS = ADDRESS_ARGUMENTS | STORE_ARGUMENTS
+
+
+class N8nError(Exception):
+    """n8n is not there, not ready, or did not do what it was asked; the text says what and where, never a value."""
+
+
+def address(params: dict[str, Any], engine: Callable[[], Engine] = Engine) -> str:
+    """Base URL from ADDRESS_ARGUMENTS. Raises N8nError when the project has no running main process."""
+    if params["url"]:
+        return str(params["url"]).rstrip("/")
+    project = params["project"]
+    try:
+        container = engine().service(project, MAIN_SERVICE)
+        if container is None:
+            raise N8nError(f"project {project} has no container of service {MAIN_SERVICE}")
+        return f"http://{engine().address(container['Id'], f'{project}_{NETWORK}')}:{PORT}"
+    except (EngineError, HttpError) as error:
+        raise N8nError(f"project {project}: {error}") from None
+
+
+def client_from_params(params: dict[str, Any]) -> N8n:
+    """A client with the API key of the store. Raises N8nError, StoreError."""
+    key = SecretStore.from_params(params).get(API_KEY)
+    if key is None:
+        raise N8nError(f"the store has no {API_KEY} for environment {params['environment']}: module n8n_api_key makes it")
+    return N8n(address(params), key)
+
+
+class N8n:
+    """One n8n instance. Every method raises HttpError (status 0: no answer) unless it says otherwise."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout: float = 30.0) -> None:
+        self.url = url
+        self._client = JsonClient(url, timeout=timeout)
+        self._key = {"X-N8N-API-KEY": api_key} if api_key else {}
+        self._cookie: dict[str, str] = {}
+
+    # --- health
+
+    def ready(self) -> bool:
+        """Database connected and migrated, all routes mounted."""
+        try:
+            return self._client.request("GET", "/healthz/readiness", allowed=(404, 503), timeout=5).status == 200
+        except HttpError:
+            return False
+
+    def wait_until_ready(self, seconds: float) -> None:
+        """Raises N8nError when n8n is not ready in time."""
+        deadline = time.monotonic() + seconds
+        while not self.ready():
+            if time.monotonic() >= deadline:
+                raise N8nError(f"{self.url}/healthz/readiness did not become 200 within {seconds:g} s")
+            time.sleep(POLL_SECONDS)
+
+    def metrics(self) -> dict[str, float]:
+        """Samples without labels of /metrics, by name."""
+        text = self._client.request("GET", "/metrics", headers={"Accept": "text/plain"}).text
+        found = re.findall(r"^([a-z_][a-z0-9_]*)(?:\{\})? ([0-9.eE+-]+)$", text, re.MULTILINE)
+        return {name: float(value) for name, value in found}
+
+    # --- owner and keys (/rest)
+
+    def has_owner(self) -> bool:
+        settings = self._client.request("GET", "/rest/settings").json["data"]
+        return not settings["userManagement"]["showSetupOnFirstLoad"]
+
+    def set_up_owner(self, email: str, first_name: str, last_name: str, password: str) -> None:
+        body = {"email": email, "firstName": first_name, "lastName": last_name, "password": password}
+        self._client.request("POST", "/rest/owner/setup", body)
+
+    def login(self, email: str, password: str) -> None:
+        """Raises N8nError when n8n refuses the account, with what to do about it."""
+        body = {"emailOrLdapLoginId": email, "password": password}
+        answer = self._client.request("POST", "/rest/login", body, allowed=(401,))
+        if answer.status == 401:
+            second_factor = isinstance(answer.json, dict) and answer.json.get("code") == MFA_REQUIRED
+            raise N8nError(_login_refused(email, second_factor))
+        cookies = answer.headers.get_all("Set-Cookie") or []
+        self._cookie = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
+
+    def offered_scopes(self) -> list[str]:
+        """What a key of the account that is logged in may have."""
+        return list(self._rest("GET", "/rest/api-keys/scopes").json["data"])
+
+    def create_api_key(self, label: str, scopes: list[str]) -> str:
+        """The new key; keys of the same label go first, since n8n never shows them again."""
+        listed = self._rest("GET", f"/rest/api-keys?{urlencode({'label': label})}").json["data"]
+        for entry in listed["items"] if isinstance(listed, dict) else listed:
+            if entry["label"] == label:
+                self._rest("DELETE", f"/rest/api-keys/{quote(entry['id'], safe='')}")
+        body = {"label": label, "scopes": scopes, "expiresAt": None}
+        return str(self._rest("POST", "/rest/api-keys", body).json["data"]["rawApiKey"])
+
+    def key_scopes(self) -> set[str] | None:
+        """Scopes of our API key, None when n8n refuses it."""
+        answer = self._api("GET", "/discover", allowed=(401, 403))
+        return set(answer.json["data"]["scopes"]) if answer.status == 200 else None
+
+    # --- workflows and executions (public API)
+
+    def workflows(self, name: str | None = None) -> Iterator[dict[str, Any]]:
+        yield from self._pages("/workflows", {"name": name} if name else {})
+
+    def create_workflow(self, body: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._api("POST", "/workflows", body).json)
+
+    def update_workflow(self, identifier: str, body: dict[str, Any]) -> dict[str, Any]:
+        return dict(self._api("PUT", f"/workflows/{quote(identifier, safe='')}", body).json)
+
+    def publish_workflow(self, identifier: str) -> dict[str, Any]:
+        return dict(self._api("POST", f"/workflows/{quote(identifier, safe='')}/activate", {}).json)
+
+    def unpublish_workflow(self, identifier: str) -> dict[str, Any]:
+        return dict(self._api("POST", f"/workflows/{quote(identifier, safe='')}/deactivate", {}).json)
+
+    def delete_workflow(self, identifier: str) -> None:
+        self._api("DELETE", f"/workflows/{quote(identifier, safe='')}")
+
+    def execution(self, identifier: str, data: bool = False) -> dict[str, Any] | None:
+        """None while n8n knows no such execution."""
+        query = "?includeData=true" if data else ""
+        answer = self._api("GET", f"/executions/{quote(identifier, safe='')}{query}", allowed=(404,))
+        return None if answer.status == 404 else dict(answer.json)
+
+    def _pages(self, path: str, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        cursor: str | None = ""
+        while cursor is not None:
+            words = {**query, "limit": PAGE} | ({"cursor": cursor} if cursor else {})
+            page = self._api("GET", f"{path}?{urlencode(words)}").json
+            yield from page["data"]
+            cursor = page.get("nextCursor")
+
+    def _api(self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()) -> Response:
+        return self._client.request(method, f"/api/v1{path}", body, headers=self._key, allowed=allowed)
+
+    def _rest(self, method: str, path: str, body: Any = None) -> Response:
+        return self._client.request(method, path, body, headers=self._cookie)
+
+
+def _login_refused(email: str, second_factor: bool) -> str:
+    if second_factor:
+        return (
+            f"{email} has a second factor, so no key can be made without a person: make an API key in the editor"
+            f" (Settings > n8n API) and put it into the store as {API_KEY}"
+        )
+    return (
+        f"n8n refuses the password of {email}: if it was changed in the editor, put the new one into the store"
+        f" as {OWNER_PASSWORD}; if the owner's address was changed, set n8n_owner_email"
+    )
+
+
+__all__ = [
+    "ADDRESS_ARGUMENTS", "ADDRESS_RULES", "API_ARGUMENTS", "API_KEY", "MAIN_SERVICE", "N8n", "N8nError",
+    "OWNER_PASSWORD", "StoreUnavailable", "address", "client_from_params",
+]  # fmt: skip
