@@ -7,7 +7,7 @@ from tests.support.deployment import Deployment
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "an unknown variable": ({"n8n_workers_cuont": 3}, ("n8n_workers_cuont", "n8n_workers_count")),
-    "a wrong type": ({"traefik_https_port": "https"}, ("traefik_https_port",)),
+    "a wrong type": ({"platform_https_port": "https"}, ("platform_https_port",)),
     "a wrong choice": ({"container_images_source": "ftp"}, ("container_images_source",)),
     "a wrong environment to confirm": ({"platform_confirm": "production"}, ("platform_confirm", "test-core")),
     "an undefined reference": ({"n8n_owner_email": "{{ no_such_thing }}"}, ("n8n_owner_email",)),
@@ -29,7 +29,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("EXECUTIONS_DATA_SAVE_ON_SUCCESS",),
     ),
     "an unpinned image": ({"container_images_refs": {"n8n": "n8nio/n8n:latest"}}, ("container_images_refs",)),
-    "a port in use": ({"traefik_https_port": 22599}, ("traefik_https_port", "22599")),
+    "a port in use": ({"platform_https_port": 22599}, ("platform_https_port", "22599")),
 }
 
 
