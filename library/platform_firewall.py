@@ -1,0 +1,395 @@
+"""Lets only the edge's ports of a Compose project answer from outside the host."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: platform_firewall
+short_description: Let only the edge's ports of a Compose project answer from outside the host
+description:
+  - Keeps a chain of the project's own, called from C(DOCKER-USER). It lets pass what belongs to a known connection,
+    what comes from the project's own bridges, and new connections to a published port that is listed. All else that
+    goes to one of the project's bridges is dropped. Containers of others are not touched.
+  - The scope are the project's bridge networks that are not internal (the engine itself closes internal ones). They
+    are asked from the engine, so the module belongs after their creation and before a port is published.
+  - The host's own C(INPUT) is left alone unless O(manage_input) is true. Then the port of the running SSH connection
+    is always among the open ones, and one atomic change opens and closes.
+  - Writes a script that puts the same rules back after a boot.
+options:
+  state:
+    description: Whether the rules and the script exist.
+    type: str
+    choices: [present, absent]
+    default: present
+  project:
+    description: Name of the Compose project.
+    type: str
+    required: true
+  public_ports:
+    description: TCP ports of the host that answer from outside.
+    type: list
+    elements: int
+    default: []
+  manage_input:
+    description: Also close the host's own ports but those of SSH, O(public_ports) and O(input_ports).
+    type: bool
+    default: false
+  input_ports:
+    description: More TCP ports of the host itself that stay open; only used with O(manage_input).
+    type: list
+    elements: int
+    default: [22]
+  restore_script:
+    description: Path of the script.
+    type: path
+    required: true
+  socket:
+    description: The engine's socket.
+    type: path
+    default: /var/run/docker.sock
+attributes:
+  check_mode: {support: full, description: Says which rules would change; works before the engine is there.}
+  diff_mode: {support: full, description: Shows the project's rules before and after.}
+author:
+  - n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: Close all but the edge
+  platform_firewall:
+    project: n8n-local
+    public_ports: [80, 443]
+    restore_script: /var/lib/n8n-platform/local/state/firewall.sh
+"""
+
+RETURN = r"""
+chain:
+  description: Name of the project's chain.
+  returned: always
+  type: str
+bridges:
+  description: The interfaces that are guarded.
+  returned: always
+  type: list
+  elements: str
+"""
+
+import hashlib
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.engine import PROJECT_LABEL, Engine
+from ansible.module_utils.n8n_platform.http import HttpError
+
+SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+FAMILIES = {"ipv4": "iptables", "ipv6": "ip6tables"}
+HOOK = "DOCKER-USER"
+INPUT_COMMENT = "n8n-platform input:"
+KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
+CHAIN_LENGTH = 25  # iptables takes 28, three of them are for ".IN"
+
+Rules = dict[str, list[str]]
+
+
+class FirewallProblem(Exception):
+    """What keeps the rules from being read or written; names the option or the command."""
+
+
+def chain_name(project: str) -> str:
+    name = project.upper()
+    if len(name) <= CHAIN_LENGTH:
+        return name
+    return f"{name[:18]}-{hashlib.sha256(project.encode()).hexdigest()[:6]}"
+
+
+def forward_rules(bridges: list[str], ports: list[int]) -> list[str]:
+    """The engine has translated the address already, so it is the original port that counts."""
+    return [
+        f"{KNOWN} -j RETURN",
+        *(f"-i {bridge} -j RETURN" for bridge in bridges),
+        *(f"-p tcp -m conntrack --ctstate DNAT --ctorigdstport {port} -j RETURN" for port in ports),
+        *(f"-o {bridge} -j DROP" for bridge in bridges),
+    ]
+
+
+def input_rules(family: str, ports: list[int]) -> list[str]:
+    control = ["-p icmp -j ACCEPT"]
+    if family == "ipv6":
+        # Neighbour discovery and DHCPv6, without which the host loses its addresses.
+        control = ["-p ipv6-icmp -j ACCEPT", "-p udp -m udp --dport 546 -j ACCEPT"]
+    return [
+        f"{KNOWN} -j ACCEPT",
+        "-i lo -j ACCEPT",
+        *control,
+        *(f"-p tcp -m tcp --dport {port} -j ACCEPT" for port in ports),
+        "-j DROP",
+    ]
+
+
+def parse_save(text: str) -> Rules:
+    """`iptables-save` of one table as {chain: [rule without its -A CHAIN]}."""
+    rules: Rules = {}
+    for line in text.splitlines():
+        if line.startswith(":"):
+            rules[line[1:].split()[0]] = []
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            rules.setdefault(chain, []).append(rule)
+    return rules
+
+
+def same(left: str, right: str) -> bool:
+    """Versions of iptables differ in what they quote."""
+    return shlex.split(left) == shlex.split(right)
+
+
+def running_ssh_port(pid: int | None = None) -> int | None:
+    """The server's port of the SSH connection that this process runs under, None without one.
+
+    sudo removes SSH_CONNECTION from the environment, but not from that of the shell which called it.
+    """
+    current = os.getpid() if pid is None else pid
+    while current > 1:
+        try:
+            environment = Path(f"/proc/{current}/environ").read_bytes().split(b"\0")
+            current = int(
+                Path(f"/proc/{current}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            )
+        except (OSError, ValueError):
+            return None
+        for variable in environment:
+            name, _, value = variable.decode("utf-8", "replace").partition("=")
+            if name == "SSH_CONNECTION" and len(value.split()) == 4:
+                return int(value.split()[3])
+    return None
+
+
+class Tables:
+    """The filter tables of the kernel; `prefix` runs the commands elsewhere (a network namespace in tests)."""
+
+    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
+        self._prefix = prefix
+        self._environment = {
+            **os.environ,
+            "PATH": f"{SEARCH_PATH}:{os.environ.get('PATH', '')}",
+            "LC_ALL": "C",
+        }
+
+    def save(self, family: str) -> Rules | None:
+        """None where the command is missing or the kernel has no such family."""
+        try:
+            return parse_save(self._run(f"{FAMILIES[family]}-save", "-t", "filter"))
+        except FirewallProblem:
+            return None
+
+    def restore(self, family: str, lines: list[str]) -> None:
+        """All or nothing; rules that are not named stay."""
+        self._run(
+            f"{FAMILIES[family]}-restore",
+            "-w",
+            "--noflush",
+            given="\n".join(["*filter", *lines, "COMMIT", ""]),
+        )
+
+    def _run(self, *argv: str, given: str = "") -> str:
+        options: dict[str, Any] = {"env": self._environment, "timeout": 60, "text": True}
+        try:
+            done = subprocess.run(
+                [*self._prefix, *argv], input=given, capture_output=True, check=False, **options
+            )
+        except OSError as error:
+            raise FirewallProblem(f"{argv[0]}: {error.strerror}") from None
+        if done.returncode:
+            raise FirewallProblem(f"{argv[0]}: {done.stderr.strip() or done.returncode}")
+        return done.stdout
+
+
+class Manager:
+    """plan() lists what differs as {name, before, after}, apply() carries it out; both raise FirewallProblem."""
+
+    def __init__(
+        self, params: dict[str, Any], tables: Tables, bridges: list[str], ssh_port: int | None
+    ) -> None:
+        self.params = params
+        self.tables = tables
+        self.bridges = bridges
+        self.chain = chain_name(params["project"])
+        self.present = params["state"] == "present"
+        self.input_ports = sorted(
+            {*params["input_ports"], *params["public_ports"], *([ssh_port] if ssh_port else [])}
+        )
+        self.changes: dict[str, list[str]] = {}
+        self.differences: list[dict[str, str]] = []
+
+    def wanted(self, family: str) -> dict[str, tuple[str, str, list[str]]]:
+        """{chain: (hook, jump, rules)} of the project in one family; its networks have no IPv6."""
+        project = self.params["project"]
+        chains = {}
+        if self.present and family == "ipv4":
+            jump = f'-m comment --comment "n8n-platform: {project}" -j {self.chain}'
+            rules = forward_rules(self.bridges, sorted(self.params["public_ports"]))
+            chains[self.chain] = (HOOK, jump, rules)
+        if self.present and self.params["manage_input"]:
+            jump = f'-m comment --comment "{INPUT_COMMENT} {project}" -j {self.chain}.IN'
+            chains[f"{self.chain}.IN"] = ("INPUT", jump, input_rules(family, self.input_ports))
+        return chains
+
+    def plan(self) -> list[dict[str, str]]:
+        self.changes, self.differences = {}, []
+        for family in FAMILIES:
+            seen = self.tables.save(family)
+            if seen is None:
+                if family == "ipv4" and self.present:
+                    raise FirewallProblem("iptables-save: no answer; iptables comes with the Docker engine")
+                continue
+            self._refuse_second_owner(seen)
+            self._plan_family(family, seen)
+        self._plan_script()
+        return self.differences
+
+    def _refuse_second_owner(self, seen: Rules) -> None:
+        for rule in seen.get("INPUT", []):
+            other = INPUT_COMMENT in rule and not rule.endswith(f" -j {self.chain}.IN")
+            if other and self.present and self.params["manage_input"]:
+                raise FirewallProblem(
+                    f"manage_input: another environment manages INPUT of this host already: {rule}"
+                )
+
+    def _plan_family(self, family: str, seen: Rules) -> None:
+        wanted = self.wanted(family)
+        before = self._ours(seen)
+        lines: list[str] = []
+        for chain in (self.chain, f"{self.chain}.IN"):
+            if chain in wanted:
+                lines += self._ensure(chain, *wanted[chain], seen)
+            elif chain in seen:
+                lines += [f"-D {hook} {rule}" for hook, rule in self._jumps(chain, seen)]
+                lines += [f"-F {chain}", f"-X {chain}"]
+        if lines:
+            after = [
+                line
+                for chain, (hook, jump, rules) in wanted.items()
+                for line in (f"-A {hook} {jump}", *(f"-A {chain} {rule}" for rule in rules))
+            ]
+            self.changes[family] = lines
+            texts = {"before": "\n".join([*before, ""]), "after": "\n".join([*after, ""])}
+            self.differences.append({"name": FAMILIES[family], **texts})
+
+    def _ensure(self, chain: str, hook: str, jump: str, rules: list[str], seen: Rules) -> list[str]:
+        lines = []
+        current = seen.get(chain)
+        if current is None or len(current) != len(rules) or not all(map(same, current, rules)):
+            # Naming a chain of ours creates or empties it.
+            lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules)]
+        jumps = [rule for found, rule in self._jumps(chain, seen) if found == hook]
+        calls = seen.get(hook, [])
+        called = len(jumps) == 1 and same(jumps[0], jump)
+        if not called or "-j RETURN" in calls[: calls.index(jumps[0])]:
+            lines += [] if hook in seen else [f":{hook} - [0:0]"]
+            lines += [*(f"-D {hook} {rule}" for rule in jumps), f"-I {hook} 1 {jump}"]
+        return lines
+
+    @staticmethod
+    def _jumps(chain: str, seen: Rules) -> list[tuple[str, str]]:
+        end = f"-j {chain}"
+        return [(hook, rule) for hook, rules in seen.items() for rule in rules if rule.endswith(end)]
+
+    def _ours(self, seen: Rules) -> list[str]:
+        chains = (self.chain, f"{self.chain}.IN")
+        calls = [f"-A {hook} {rule}" for chain in chains for hook, rule in self._jumps(chain, seen)]
+        return calls + [f"-A {chain} {rule}" for chain in chains for rule in seen.get(chain, [])]
+
+    def script(self) -> str:
+        lines = [
+            "#!/bin/sh",
+            f"# Puts back the firewall rules of {self.params['project']} after a boot (platform_firewall).",
+            "set -eu",
+        ]
+        for family, command in FAMILIES.items():
+            chains = self.wanted(family)
+            if not chains:
+                continue
+            lines += [f"{command}-restore -w --noflush <<'RULES'", "*filter"]
+            for chain, (_, _, rules) in chains.items():
+                lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules)]
+            lines += ["COMMIT", "RULES"]
+            for hook, jump, _ in chains.values():
+                lines += [
+                    f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}",
+                    f"{command} -w -C {hook} {jump} 2>/dev/null || {command} -w -I {hook} 1 {jump}",
+                ]
+        return "\n".join(lines) + "\n"
+
+    def _plan_script(self) -> None:
+        path = Path(self.params["restore_script"])
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        after = self.script() if self.present else ""
+        if before != after:
+            self.differences.append({"name": str(path), "before": before, "after": after})
+
+    def apply(self) -> None:
+        for family, lines in self.changes.items():
+            self.tables.restore(family, lines)
+        path = Path(self.params["restore_script"])
+        if not self.present:
+            path.unlink(missing_ok=True)
+        elif any(difference["name"] == str(path) for difference in self.differences):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.new")
+            temporary.write_text(self.script(), encoding="utf-8")
+            temporary.chmod(0o700)
+            temporary.replace(path)
+
+
+def guarded_bridges(engine: Engine, project: str) -> list[str]:
+    """Interfaces of the project's bridge networks that reach the outside."""
+    networks = engine.networks({PROJECT_LABEL: project})
+    return sorted(
+        (network.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
+        for network in networks
+        if network["Driver"] == "bridge" and not network["Internal"]
+    )
+
+
+def build_spec() -> dict[str, Any]:
+    return {
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "project": {"type": "str", "required": True},
+        "public_ports": {"type": "list", "elements": "int", "default": []},
+        "manage_input": {"type": "bool", "default": False},
+        "input_ports": {"type": "list", "elements": "int", "default": [22]},
+        "restore_script": {"type": "path", "required": True},
+        "socket": {"type": "path", "default": "/var/run/docker.sock"},
+    }
+
+
+def run(module: AnsibleModule) -> dict[str, Any]:
+    """Raises FirewallProblem and HttpError."""
+    params = module.params
+    present = params["state"] == "present"
+    if present and module.check_mode and not Path(params["socket"]).exists():
+        return {"changed": True, "chain": chain_name(params["project"]), "bridges": []}
+    bridges = guarded_bridges(Engine(params["socket"]), params["project"]) if present else []
+    manager = Manager(params, Tables(), bridges, running_ssh_port())
+    differences = manager.plan()
+    if not module.check_mode:
+        manager.apply()
+    diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
+    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, "bridges": bridges}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
+    try:
+        result = run(module)
+    except (FirewallProblem, HttpError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

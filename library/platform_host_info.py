@@ -1,0 +1,119 @@
+"""What the host baseline needs to know of a host: init system, clock, kernel parameters."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: platform_host_info
+short_description: Init system, clock and kernel parameters of a host
+description:
+  - Read-only, and needs neither gathered facts nor a tool on the host.
+options:
+  sysctl:
+    description: Kernel parameters to read, such as V(vm.overcommit_memory).
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode: {support: full, description: Changes nothing.}
+  diff_mode: {support: none, description: Changes nothing.}
+author:
+  - n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  platform_host_info:
+    sysctl: [vm.overcommit_memory]
+  register: __host
+"""
+
+RETURN = r"""
+systemd:
+  description: Whether PID 1 is systemd.
+  returned: always
+  type: bool
+container:
+  description: Whether the host is a container itself; its clock is another host's then.
+  returned: always
+  type: bool
+logrotate:
+  description: Whether logrotate is installed.
+  returned: always
+  type: bool
+clock:
+  description: C(synchronised), by the kernel's own account; C(service), the running time service, empty when there is none.
+  returned: always
+  type: dict
+sysctl:
+  description: For each parameter C(value) (empty where the kernel has none) and C(writable).
+  returned: always
+  type: dict
+"""
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+ROOT = Path("/")
+TIME_SERVICES = ("chronyd", "systemd-timesyn", "ntpd", "openntpd")  # the kernel keeps 15 letters
+TIME_ERROR = 5
+TIMEX_BYTES = 512  # struct timex has 208
+
+
+def clock_synchronised() -> bool:
+    """adjtimex(2) without a change: what `timedatectl` and the engine's host see alike."""
+    state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+    return state not in (-1, TIME_ERROR)
+
+
+def running_commands(root: Path) -> set[str]:
+    found = set()
+    for path in (root / "proc").glob("[0-9]*/comm"):
+        try:
+            found.add(path.read_text(encoding="utf-8").strip())
+        except OSError:
+            continue
+    return found
+
+
+def in_container(root: Path) -> bool:
+    marks = (root / ".dockerenv", root / "run/.containerenv", root / "run/systemd/container")
+    return any(mark.exists() for mark in marks)
+
+
+def read_sysctl(root: Path, name: str) -> dict[str, Any]:
+    """Tries the file's own permission too: in a container /proc/sys is mounted read-only for root as well."""
+    path = root / "proc/sys" / name.replace(".", "/")
+    value = path.read_text(encoding="utf-8").strip() if path.exists() else ""
+    return {"value": value, "writable": path.exists() and os.access(path, os.W_OK)}
+
+
+def observe(root: Path, sysctl: list[str]) -> dict[str, Any]:
+    running = running_commands(root)
+    return {
+        "systemd": (root / "run/systemd/system").is_dir(),
+        "container": in_container(root),
+        "logrotate": (root / "etc/logrotate.d").is_dir(),
+        "clock": {
+            "synchronised": clock_synchronised(),
+            "service": next((name for name in TIME_SERVICES if name in running), ""),
+        },
+        "sysctl": {name: read_sysctl(root, name) for name in sysctl},
+    }
+
+
+def build_spec() -> dict[str, Any]:
+    return {"sysctl": {"type": "list", "elements": "str", "default": []}}
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
+    module.exit_json(changed=False, **observe(ROOT, module.params["sysctl"]))
+
+
+if __name__ == "__main__":
+    main()

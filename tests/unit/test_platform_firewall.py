@@ -1,0 +1,252 @@
+"""platform_firewall against tables in memory and, as root, against the kernel's own in a network namespace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import platform_firewall
+import pytest
+from platform_firewall import FirewallProblem, Manager, Rules, Tables
+
+ENGINES_OWN = [":DOCKER-USER - [0:0]", "-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER"]
+
+
+IN_THE_KERNEL = pytest.mark.parametrize("tables", ["kernel"], indirect=True)
+
+
+class MemoryTables(Tables):
+    """Keeps the rules as they are given; knows what --noflush does to a chain that is named."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Rules] = {
+            family: {"INPUT": [], "FORWARD": [], "OUTPUT": []} for family in platform_firewall.FAMILIES
+        }
+
+    def save(self, family: str) -> Rules | None:
+        return {chain: list(rules) for chain, rules in self.rules[family].items()}
+
+    def restore(self, family: str, lines: list[str]) -> None:
+        table = self.rules[family]
+        for line in lines:
+            verb, _, rest = line.partition(" ")
+            chain, _, rule = rest.partition(" ")
+            if verb.startswith(":"):
+                table[verb[1:]] = []
+            elif verb == "-I":
+                table[chain].insert(0, rule.partition(" ")[2])
+            elif verb == "-A":
+                table[chain].append(rule)
+            elif verb == "-D":
+                table[chain].remove(rule)
+            elif verb == "-F":
+                table[chain] = []
+            else:
+                assert verb == "-X" and not table.pop(chain)
+
+
+@pytest.fixture(params=["memory", "kernel"])
+def tables(request: pytest.FixtureRequest) -> Iterator[Tables]:
+    found: Tables = MemoryTables()
+    namespace = None
+    if request.param == "kernel":
+        if os.geteuid() != 0 or not shutil.which("iptables-save") or not shutil.which("unshare"):
+            pytest.skip("needs root and iptables")
+        namespace = subprocess.Popen(
+            ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 60"], stdout=subprocess.PIPE
+        )
+        assert namespace.stdout and namespace.stdout.readline() == b"ready\n"
+        found = Tables(prefix=("nsenter", f"--net=/proc/{namespace.pid}/ns/net"))
+    found.restore("ipv4", ENGINES_OWN)
+    yield found
+    if namespace:
+        namespace.kill()
+        namespace.wait()
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "firewall.sh"
+
+
+def manager(
+    tables: Tables, script: Path, bridges: list[str] | None = None, ssh: int | None = None, **params: Any
+) -> Manager:
+    defaults = {name: option.get("default") for name, option in platform_firewall.build_spec().items()}
+    given = {"project": "n8n-a", "public_ports": [8443], "restore_script": str(script), **params}
+    return Manager({**defaults, **given}, tables, ["br-1"] if bridges is None else bridges, ssh)
+
+
+def apply(*args: Any, **params: Any) -> list[str]:
+    wanted = manager(*args, **params)
+    names = [Path(difference["name"]).name for difference in wanted.plan()]
+    wanted.apply()
+    return names
+
+
+def chain(tables: Tables, name: str, family: str = "ipv4") -> list[str]:
+    return (tables.save(family) or {})[name]
+
+
+def test_only_the_listed_port_passes_to_the_bridge(tables: Tables, script: Path) -> None:
+    assert apply(tables, script) == ["iptables", "firewall.sh"]
+    assert chain(tables, "N8N-A") == [
+        "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
+        "-i br-1 -j RETURN",
+        "-p tcp -m conntrack --ctstate DNAT --ctorigdstport 8443 -j RETURN",
+        "-o br-1 -j DROP",
+    ]
+    assert chain(tables, "DOCKER-USER") == [
+        '-m comment --comment "n8n-platform: n8n-a" -j N8N-A',
+        "-j RETURN",
+    ]
+
+
+def test_a_second_run_changes_nothing(tables: Tables, script: Path) -> None:
+    apply(tables, script, manage_input=True)
+    assert apply(tables, script, manage_input=True) == []
+
+
+def test_planning_changes_nothing(tables: Tables, script: Path) -> None:
+    before = tables.save("ipv4")
+    differences = manager(tables, script).plan()
+    assert "+" not in differences[0]["before"] and "-o br-1 -j DROP" in differences[0]["after"]
+    assert tables.save("ipv4") == before and not script.exists()
+
+
+def test_a_new_bridge_replaces_the_chain_and_keeps_one_call(tables: Tables, script: Path) -> None:
+    apply(tables, script)
+    assert apply(tables, script, ["br-1", "br-2"]) == ["iptables", "firewall.sh"]
+    assert "-o br-2 -j DROP" in chain(tables, "N8N-A") and len(chain(tables, "DOCKER-USER")) == 2
+
+
+def test_environments_keep_to_their_own_chains(tables: Tables, script: Path) -> None:
+    apply(tables, script)
+    apply(tables, script.with_name("b.sh"), ["br-b"], project="n8n-a-in", public_ports=[9443])
+    assert apply(tables, script) == []
+    apply(tables, script, state="absent")
+    assert "-o br-b -j DROP" in chain(tables, "N8N-A-IN")
+    assert len(chain(tables, "DOCKER-USER")) == 2
+
+
+@pytest.mark.parametrize(
+    "damage", ["-D DOCKER-USER 1", "-F DOCKER-USER", "-D N8N-A 4", "-I N8N-A 1 -j RETURN"]
+)
+def test_damage_is_repaired(tables: Tables, script: Path, damage: str) -> None:
+    apply(tables, script)
+    whole = tables.save("ipv4")
+    tables.restore("ipv4", [damage])
+    assert apply(tables, script) == ["iptables"]
+    assert (tables.save("ipv4") or {})["N8N-A"] == (whole or {})["N8N-A"]
+    assert "-j N8N-A" in chain(tables, "DOCKER-USER")[0]
+
+
+def test_a_call_behind_the_engines_return_is_moved_in_front(tables: Tables, script: Path) -> None:
+    apply(tables, script)
+    call = chain(tables, "DOCKER-USER")[0]
+    tables.restore("ipv4", [f"-D DOCKER-USER {call}", f"-A DOCKER-USER {call}"])
+    assert apply(tables, script) == ["iptables"]
+    assert chain(tables, "DOCKER-USER") == [call, "-j RETURN"]
+
+
+def test_absent_leaves_what_was_there_before(tables: Tables, script: Path) -> None:
+    before = {family: tables.save(family) for family in ("ipv4", "ipv6")}
+    apply(tables, script, manage_input=True)
+    assert apply(tables, script, state="absent") == ["iptables", "ip6tables", "firewall.sh"]
+    assert {family: tables.save(family) for family in ("ipv4", "ipv6")} == before
+    assert not script.exists()
+    assert apply(tables, script, state="absent") == []
+
+
+def test_input_is_left_alone_unless_asked_for(tables: Tables, script: Path) -> None:
+    apply(tables, script)
+    assert chain(tables, "INPUT") == [] and chain(tables, "INPUT", "ipv6") == []
+
+
+def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Tables, script: Path) -> None:
+    apply(tables, script, ssh=2222, manage_input=True, input_ports=[])
+    for family in ("ipv4", "ipv6"):
+        rules = chain(tables, "N8N-A.IN", family)
+        assert rules[-1] == "-j DROP"
+        assert (
+            "-p tcp -m tcp --dport 2222 -j ACCEPT" in rules
+            and "-p tcp -m tcp --dport 8443 -j ACCEPT" in rules
+        )
+        assert "-i lo -j ACCEPT" in rules
+        assert chain(tables, "INPUT", family) == [
+            '-m comment --comment "n8n-platform input: n8n-a" -j N8N-A.IN'
+        ]
+
+
+def test_switching_managed_input_off_opens_it_again(tables: Tables, script: Path) -> None:
+    apply(tables, script, manage_input=True)
+    assert apply(tables, script) == ["iptables", "ip6tables", "firewall.sh"]
+    assert chain(tables, "INPUT") == [] and "N8N-A.IN" not in (tables.save("ipv4") or {})
+
+
+def test_one_environment_manages_input(tables: Tables, script: Path) -> None:
+    apply(tables, script, manage_input=True)
+    with pytest.raises(FirewallProblem, match="manage_input: another environment"):
+        manager(tables, script, project="n8n-b", manage_input=True).plan()
+    assert manager(tables, script, project="n8n-b").plan()
+
+
+@IN_THE_KERNEL
+def test_the_script_brings_the_same_rules_back(tables: Tables, script: Path) -> None:
+    apply(tables, script, manage_input=True)
+    whole = {family: tables.save(family) for family in ("ipv4", "ipv6")}
+    for _ in range(2):
+        subprocess.run([*tables._prefix, str(script)], check=True)
+        assert {family: tables.save(family) for family in ("ipv4", "ipv6")} == whole
+    for command in ("iptables", "ip6tables"):
+        subprocess.run([*tables._prefix, command, "-F"], check=True)
+        subprocess.run([*tables._prefix, command, "-X"], check=True)
+    subprocess.run([*tables._prefix, str(script)], check=True)
+    # The engine adds its own rules to what it finds.
+    tables.restore("ipv4", ["-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER"])
+    assert {family: tables.save(family) for family in ("ipv4", "ipv6")} == whole
+
+
+def test_chain_names_fit_and_differ() -> None:
+    long = [platform_firewall.chain_name(f"n8n-a-very-long-environment-{end}") for end in "ab"]
+    assert all(len(f"{name}.IN") <= 28 for name in long) and len(set(long)) == 2
+
+
+def test_the_ssh_port_is_found_behind_sudo(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "SSH_CONNECTION": "192.0.2.7 50000 192.0.2.1 2022"}
+    shell = subprocess.Popen(
+        ["sh", "-c", "env -i sleep 30 & echo $!; wait"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert shell.stdout
+    child = int(shell.stdout.readline())
+    try:
+        assert platform_firewall.running_ssh_port(child) == 2022
+        assert platform_firewall.running_ssh_port(1) is None
+    finally:
+        os.killpg(shell.pid, 9)
+
+
+def test_bridges_are_those_that_reach_the_outside() -> None:
+    class FakeEngine:
+        def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+            assert labels == {"com.docker.compose.project": "n8n-a"}
+            return [
+                {"Id": "a" * 64, "Driver": "bridge", "Internal": False, "Options": None},
+                {"Id": "b" * 64, "Driver": "bridge", "Internal": True, "Options": {}},
+                {"Id": "c" * 64, "Driver": "overlay", "Internal": False, "Options": {}},
+                {
+                    "Id": "d" * 64,
+                    "Driver": "bridge",
+                    "Internal": False,
+                    "Options": {"com.docker.network.bridge.name": "edge0"},
+                },
+            ]
+
+    assert platform_firewall.guarded_bridges(FakeEngine(), "n8n-a") == ["br-aaaaaaaaaaaa", "edge0"]  # type: ignore[arg-type]
