@@ -70,6 +70,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+msg:
+  description: The same in one line.
+  returned: always
+  type: str
 differences:
   description: What differs or differed, as C(service) and C(reason).
   returned: always
@@ -152,6 +156,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=bool(differences),
+        msg="; ".join(f"{item.service}: {item.reason}" for item in differences) or "as the release says",
         differences=[{"service": item.service, "reason": item.reason} for item in differences],
         diff={"before": "".join(f"{item.service}: {item.reason}\n" for item in differences), "after": ""},
     )

@@ -73,7 +73,7 @@ attributes:
       check is left out.
   diff_mode:
     support: full
-    description: The compose file against that of the current release.
+    description: The compose file against that of the current release; for the first one only the services' names.
 author: n8n platform maintainers
 """
 
@@ -177,6 +177,8 @@ class Manager:
 
     def diff(self) -> dict[str, str]:
         former = self.releases.current()
+        if not former:
+            return {"before": "", "after": "".join(f"{name}\n" for name in self.model["services"])}
         return {
             "before_header": f"{former or 'no release'}/{releases.COMPOSE}",
             "after_header": f"{self.release}/{releases.COMPOSE}",

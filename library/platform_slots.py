@@ -108,6 +108,15 @@ slots:
   returned: always
   type: list
   elements: dict
+trouble:
+  description: Slots that were found running but not healthy, not complete or not of this release, one sentence each.
+  returned: always
+  type: list
+  elements: str
+msg:
+  description: The same in one line.
+  returned: always
+  type: str
 acts:
   description: What is done, as C(verb slot), in order.
   returned: always
@@ -187,6 +196,17 @@ class Manager:
             return slot_policy.drained(self.slots, everyone, self.bounds)
         return slot_policy.restarted(self.slots, everyone) if state == "restarted" else []
 
+    def trouble(self) -> list[str]:
+        checks = {
+            "of a release that is no longer in force": lambda slot: slot.orphan or slot.outdated,
+            "not complete": lambda slot: slot.state == "partial",
+            "not healthy": lambda slot: not slot.healthy,
+        }
+        running = [slot for slot in self.slots if slot.state != "stopped"]
+        return [
+            f"{slot.name} is {words}" for slot in running for words, check in checks.items() if check(slot)
+        ]
+
     def apply(self, acts: list[Act]) -> None:
         if acts:
             self.library.carry_out(acts)
@@ -222,9 +242,8 @@ def main() -> None:
     release = Path(module.params["releases_root"]) / module.params["release"]
     docker = module.get_bin_path("docker")
     if module.check_mode and not (docker and (release / COMPOSE).exists()):
-        module.exit_json(
-            changed=module.params["state"] != "listed", slots=[], acts=[], messages=["no release yet"]
-        )
+        changed = module.params["state"] != "listed"
+        module.exit_json(changed=changed, msg="no release yet", slots=[], trouble=[], acts=[], messages=[])
     messages: list[str] = []
     try:
         manager = Manager(module.params, docker or "docker")
@@ -236,7 +255,9 @@ def main() -> None:
         module.fail_json(msg=str(error), messages=messages)
     module.exit_json(
         changed=bool(acts),
+        msg="; ".join(manager.trouble()) or "all slots that run are healthy and of this release",
         slots=[_described(slot) for slot in manager.slots],
+        trouble=manager.trouble(),
         acts=[f"{act.verb} {act.slot.name}" for act in acts],
         messages=messages,
         diff=_diff(acts),
