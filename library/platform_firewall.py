@@ -72,6 +72,10 @@ bridges:
   returned: always
   type: list
   elements: str
+systemd:
+  description: Whether PID 1 is systemd.
+  returned: always
+  type: bool
 """
 
 import hashlib
@@ -86,6 +90,7 @@ from ansible.module_utils.n8n_platform.engine import PROJECT_LABEL, Engine
 from ansible.module_utils.n8n_platform.http import HttpError
 
 SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+SYSTEMD = Path("/run/systemd/system")
 FAMILIES = {"ipv4": "iptables", "ipv6": "ip6tables"}
 HOOK = "DOCKER-USER"
 INPUT_COMMENT = "n8n-platform input:"
@@ -388,7 +393,7 @@ def main() -> None:
         result = run(module)
     except (FirewallProblem, HttpError, OSError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    module.exit_json(systemd=SYSTEMD.is_dir(), **result)
 
 
 if __name__ == "__main__":

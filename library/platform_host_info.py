@@ -10,10 +10,16 @@ description:
   - Read-only, and needs neither gathered facts nor a tool on the host.
 options:
   sysctl:
-    description: Kernel parameters to read, such as V(vm.overcommit_memory).
-    type: list
-    elements: str
-    default: []
+    description: Kernel parameters to read and the values they should have, such as C({vm.overcommit_memory: 1}).
+    type: dict
+    default: {}
+  require:
+    description:
+      - V(none) only reports. V(possible) fails where a value differs and cannot be written.
+        V(met) fails where a value differs, and warns where nobody keeps the clock.
+    type: str
+    choices: [none, possible, met]
+    default: none
 attributes:
   check_mode: {support: full, description: Changes nothing.}
   diff_mode: {support: none, description: Changes nothing.}
@@ -24,7 +30,8 @@ author:
 EXAMPLES = r"""
 - name: Look at the host
   platform_host_info:
-    sysctl: [vm.overcommit_memory]
+    sysctl: {vm.overcommit_memory: 1}
+    require: possible
   register: __host
 """
 
@@ -42,11 +49,11 @@ logrotate:
   returned: always
   type: bool
 clock:
-  description: C(synchronised), by the kernel's own account; C(service), the running time service, empty when there is none.
+  description: C(synchronised), by the kernel's own account; C(service), the running time service or empty.
   returned: always
   type: dict
 sysctl:
-  description: For each parameter C(value) (empty where the kernel has none) and C(writable).
+  description: For each parameter C(value) (empty where the kernel has none), C(right) and C(writable).
   returned: always
   type: dict
 """
@@ -85,14 +92,15 @@ def in_container(root: Path) -> bool:
     return any(mark.exists() for mark in marks)
 
 
-def read_sysctl(root: Path, name: str) -> dict[str, Any]:
-    """Tries the file's own permission too: in a container /proc/sys is mounted read-only for root as well."""
+def read_sysctl(root: Path, name: str, wanted: Any) -> dict[str, Any]:
+    """In a container /proc/sys is often mounted read-only, for root too."""
     path = root / "proc/sys" / name.replace(".", "/")
     value = path.read_text(encoding="utf-8").strip() if path.exists() else ""
-    return {"value": value, "writable": path.exists() and os.access(path, os.W_OK)}
+    right = value.split() == str(wanted).split()
+    return {"value": value, "right": right, "writable": path.exists() and os.access(path, os.W_OK)}
 
 
-def observe(root: Path, sysctl: list[str]) -> dict[str, Any]:
+def observe(root: Path, sysctl: dict[str, Any]) -> dict[str, Any]:
     running = running_commands(root)
     return {
         "systemd": (root / "run/systemd/system").is_dir(),
@@ -102,17 +110,43 @@ def observe(root: Path, sysctl: list[str]) -> dict[str, Any]:
             "synchronised": clock_synchronised(),
             "service": next((name for name in TIME_SERVICES if name in running), ""),
         },
-        "sysctl": {name: read_sysctl(root, name) for name in sysctl},
+        "sysctl": {name: read_sysctl(root, name, wanted) for name, wanted in sysctl.items()},
     }
 
 
+def problems(seen: dict[str, Any], sysctl: dict[str, Any], require: str) -> list[str]:
+    """What `require` does not allow, one sentence each."""
+    found = []
+    for name, state in seen["sysctl"].items():
+        if not state["right"] and (require == "met" or (require == "possible" and not state["writable"])):
+            reason = (
+                ""
+                if state["writable"]
+                else ", and it cannot be written here: set it where the kernel belongs to"
+            )
+            found.append(f"{name} is '{state['value']}' instead of '{sysctl[name]}'{reason}")
+    return found
+
+
 def build_spec() -> dict[str, Any]:
-    return {"sysctl": {"type": "list", "elements": "str", "default": []}}
+    return {
+        "sysctl": {"type": "dict", "default": {}},
+        "require": {"type": "str", "choices": ["none", "possible", "met"], "default": "none"},
+    }
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
-    module.exit_json(changed=False, **observe(ROOT, module.params["sysctl"]))
+    sysctl, require = module.params["sysctl"], module.params["require"]
+    seen = observe(ROOT, sysctl)
+    found = problems(seen, sysctl, require)
+    if found:
+        module.fail_json(msg=f"kernel parameters: {'; '.join(found)}", **seen)
+    if require == "met" and not (seen["clock"]["synchronised"] or seen["clock"]["service"]):
+        module.warn(
+            "the clock is not synchronised and no time service runs: schedules, certificates and tokens need it"
+        )
+    module.exit_json(changed=False, **seen)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def test_environments_keep_to_their_own_chains(tables: Tables, script: Path) -> 
     assert len(chain(tables, "DOCKER-USER")) == 2
 
 
+@IN_THE_KERNEL
 @pytest.mark.parametrize(
     "damage", ["-D DOCKER-USER 1", "-F DOCKER-USER", "-D N8N-A 4", "-I N8N-A 1 -j RETURN"]
 )
