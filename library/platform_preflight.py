@@ -1,0 +1,127 @@
+#!/usr/bin/python
+"""Refuses a host that cannot carry an environment."""
+
+DOCUMENTATION = r"""
+module: platform_preflight
+short_description: Refuse a host that cannot carry an environment
+description:
+  - Checks the operating system, the confirmation, the paths and, with O(resources), memory, disk, ports and addresses.
+  - All problems are reported at once, each by the variable that it concerns. Changes nothing.
+  - What this environment's own containers and networks hold does not count as taken.
+author: n8n platform maintainers
+options:
+  environment: {description: Name of the environment., type: str, required: true}
+  confirm: {description: "Environment that the operator confirmed; empty for none.", type: str, default: ""}
+  project: {description: Compose project whose ports and networks are ours., type: str, required: true}
+  paths: {description: "Variables and their absolute paths: V({name: path}).", type: dict, default: {}}
+  resources: {description: Whether to check what a new deployment needs., type: bool, default: true}
+  data_root: {description: Where the data will lie., type: path, required: true}
+  disk_free_gb: {description: Needed there in GB., type: float, default: 10}
+  size:
+    description: "The profile: parts with C(memory_mb), numbers of C(workers) and C(webhooks)."
+    type: dict
+    default: {}
+  memory_reserve_mb: {description: Memory in MiB left for the host itself., type: int, default: 512}
+  ports: {description: "Variables and their ports: V({name: port}).", type: dict, default: {}}
+  address: {description: Address of the host on which the ports are opened., type: str, default: 127.0.0.1}
+  slot_subnet: {description: Addresses of the slot networks., type: str, required: true}
+attributes:
+  check_mode: {description: Changes nothing in any mode., support: full}
+  diff_mode: {description: There is no difference to show., support: none}
+"""
+EXAMPLES = r"""
+- platform_preflight:
+    environment: staging
+    project: n8n-staging
+    data_root: /var/lib/n8n-platform/staging
+    ports: {traefik_https_port: 8543}
+    slot_subnet: 10.201.4.0/22
+"""
+RETURN = r"""
+"""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform import preflight
+from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABEL, SOCKET, Engine
+
+
+def build_spec() -> dict[str, Any]:
+    return {
+        "argument_spec": {
+            "environment": {"type": "str", "required": True},
+            "confirm": {"type": "str", "default": ""},
+            "project": {"type": "str", "required": True},
+            "paths": {"type": "dict", "default": {}},
+            "resources": {"type": "bool", "default": True},
+            "data_root": {"type": "path", "required": True},
+            "disk_free_gb": {"type": "float", "default": 10},
+            "size": {"type": "dict", "default": {}},
+            "memory_reserve_mb": {"type": "int", "default": 512},
+            "ports": {"type": "dict", "default": {}},
+            "address": {"type": "str", "default": "127.0.0.1"},
+            "slot_subnet": {"type": "str", "required": True},
+        },
+        "supports_check_mode": True,
+    }
+
+
+class Manager:
+    def __init__(self, params: dict[str, Any], host: preflight.Host, engine: Engine | None) -> None:
+        self.params = params
+        self.host = host
+        self.engine = engine
+
+    def plan(self) -> list[str]:
+        """The problems."""
+        params = self.params
+        found = preflight.system_problems(self.host.os_release())
+        found += preflight.confirmation_problems(params["environment"], params["confirm"])
+        found += preflight.path_problems(params["paths"])
+        return found + (self._resource_problems() if params["resources"] else [])
+
+    def _resource_problems(self) -> list[str]:
+        params = self.params
+        ports = {name: int(port) for name, port in params["ports"].items()}
+        free_gb = self.host.disk_free_gb(params["data_root"])
+        return [
+            *preflight.memory_problems(params["size"], self.host.memory_mb(), params["memory_reserve_mb"]),
+            *preflight.disk_problems(params["data_root"], free_gb, params["disk_free_gb"]),
+            *preflight.port_problems(ports, params["address"], self.host.listeners(), self._own_ports()),
+            *preflight.subnet_problems(params["slot_subnet"], self.host.routes(), self._own_subnets()),
+        ]
+
+    def _own_ports(self) -> set[int]:
+        containers = self.engine.project(self.params["project"]) if self.engine else []
+        return {
+            port["PublicPort"]
+            for container in containers
+            for port in container["Ports"]
+            if "PublicPort" in port
+        }
+
+    def _own_subnets(self) -> list[ipaddress.IPv4Network]:
+        labels = {PROJECT_LABEL: self.params["project"], NETWORK_LABEL: None}
+        networks = self.engine.networks(labels) if self.engine else []
+        configs = [config for network in networks for config in (network["IPAM"]["Config"] or [])]
+        return [ipaddress.IPv4Network(config["Subnet"]) for config in configs if ":" not in config["Subnet"]]
+
+
+def main() -> None:
+    module = AnsibleModule(**build_spec())
+    # Before the first run there is no engine, and nothing of ours to ask it for.
+    engine = Engine() if Path(SOCKET).is_socket() else None
+    problems = Manager(module.params, preflight.Host(), engine).plan()
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        module.fail_json(
+            msg=f"Nothing has been changed. This host cannot carry it:\n{listed}", problems=problems
+        )
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()
