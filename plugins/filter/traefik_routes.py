@@ -1,4 +1,4 @@
-"""The edge: what all roles contribute becomes one checked list of routes, and from it Traefik's routers and services."""
+"""The edge: what roles contribute becomes one checked list of routes, and from it Traefik's routers and services."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def merge_routes(contributions: Iterable[Mapping[str, Any]], domain: str = "loca
     of two routes the one with the longer prefix outranks the other. Raises RouteError on a missing or unknown class,
     an unknown key, a malformed value, a duplicate, or two routes of which each holds a longer prefix of the other.
     """
-    routes = [_route(str(c.get("role", "?")), entry, domain) for c in contributions for entry in c.get("edge") or []]
+    routes = [
+        _route(str(c.get("role", "?")), entry, domain) for c in contributions for entry in c.get("edge") or []
+    ]
     _refuse_duplicates(routes)
     for host in {route["host"] for route in routes}:
         _rank([route for route in routes if route["host"] == host])
@@ -64,7 +66,9 @@ def _route(role: str, entry: Mapping[str, Any], domain: str) -> Route:
     if unknown := sorted(set(entry) - set(DEFAULTS) - set(REQUIRED)):
         raise RouteError(f"{where}: unknown key {', '.join(unknown)}")
     if entry.get("class") not in CLASSES:
-        raise RouteError(f"{where}: class must be one of {', '.join(CLASSES)}, not {entry.get('class', 'missing')}")
+        raise RouteError(
+            f"{where}: class must be one of {', '.join(CLASSES)}, not {entry.get('class', 'missing')}"
+        )
     route = {**DEFAULTS, **entry, "role": role, "fqdn": f"{entry.get('host', '')}.{domain}"}
     route["paths"] = [_checked_path(where, path) for path in route["paths"]]
     _check_values(where, route)
@@ -117,7 +121,9 @@ def _rank(routes: list[Route]) -> None:
     try:
         order = list(TopologicalSorter(wider).static_order())
     except CycleError as error:
-        raise RouteError(f"edge: routes {', '.join(error.args[1])} hold longer prefixes of one another: split one") from None
+        raise RouteError(
+            f"edge: routes {', '.join(error.args[1])} hold longer prefixes of one another: split one"
+        ) from None
     level: dict[str, int] = {}
     for name in order:
         level[name] = 1 + max((level[other] for other in wider[name]), default=0)
@@ -151,18 +157,41 @@ def _holds(route: Route, path: str) -> bool:
     return any(matches_prefix(path, prefix) for prefix in route["paths"])
 
 
-def expected_routes(contributions: Iterable[Mapping[str, Any]], domain: str = "localhost") -> list[dict[str, Any]]:
-    """Requests and where each must end: `method host path class route servers`, for every prefix, its inside and its edges."""
+def expected_routes(
+    contributions: Iterable[Mapping[str, Any]], domain: str = "localhost"
+) -> list[dict[str, Any]]:
+    """Requests and where each must end: `method host path class route servers`.
+
+    For every prefix itself, a path inside and one that only begins with the same letters.
+    """
     routes = merge_routes(contributions, domain)
     table = []
     for fqdn in sorted({route["fqdn"] for route in routes}):
-        prefixes = sorted({path for route in routes if route["fqdn"] == fqdn for path in route["paths"]} | {"/"})
-        probes = [p for prefix in prefixes for p in (prefix, f"{prefix.rstrip('/')}/probe", f"{prefix}-probe")]
+        prefixes = sorted(
+            {path for route in routes if route["fqdn"] == fqdn for path in route["paths"]} | {"/"}
+        )
+        probes = [
+            p for prefix in prefixes for p in (prefix, f"{prefix.rstrip('/')}/probe", f"{prefix}-probe")
+        ]
         for path in dict.fromkeys(probes):
             route = route_of(routes, fqdn, path)
             for method in ("GET", "POST"):
-                found = {"class": route["class"], "route": route["name"], "servers": route["servers"]} if route else {}
-                table.append({"method": method, "host": fqdn, "path": path, "class": "internal", "route": "", "servers": [], **found})
+                found = (
+                    {"class": route["class"], "route": route["name"], "servers": route["servers"]}
+                    if route
+                    else {}
+                )
+                table.append(
+                    {
+                        "method": method,
+                        "host": fqdn,
+                        "path": path,
+                        "class": "internal",
+                        "route": "",
+                        "servers": [],
+                        **found,
+                    }
+                )
     return table
 
 
@@ -171,7 +200,9 @@ def traefik_routers(
 ) -> dict[str, Any]:
     """Traefik's `http` section for the routes: routers, services and the middlewares that belong to one route.
 
-    `maintenance` puts a router before all others that answers 503. Behind a CDN the client's address is the last entry of X-Forwarded-For, and only there: requests that come from
+    `maintenance` puts a router before all others that answers 503.
+
+    Behind a CDN the client's address is the last entry of X-Forwarded-For, and only there: requests that come from
     `trusted_cidrs` get routers of their own (`<name>-cdn`), whose limits and allow-list count that address.
     """
     cdn = " || ".join(f"ClientIP(`{cidr}`)" for cidr in trusted_cidrs)
@@ -180,7 +211,11 @@ def traefik_routers(
     for route in routes:
         router = {"entryPoints": ["websecure"], "service": _service_name(routes, route), "tls": tls}
         rule = f"Host(`{route['fqdn']}`) && ({_path_rule(route)})"
-        routers[route["name"]] = router | {"rule": rule, "priority": route["priority"], "middlewares": _chain(route, "")}
+        routers[route["name"]] = router | {
+            "rule": rule,
+            "priority": route["priority"],
+            "middlewares": _chain(route, ""),
+        }
         if cdn:
             routers[f"{route['name']}-cdn"] = router | {
                 "rule": f"({cdn}) && {rule}",
@@ -208,7 +243,9 @@ def _path_rule(route: Route) -> str:
         return f"PathRegexp(`{route['path_regexp']}`)"
     if route["class"] == "internal":
         return " || ".join(_CLOSED.format(path=re.escape(path)) for path in route["paths"])
-    return " || ".join("PathPrefix(`/`)" if p == "/" else f"Path(`{p}`) || PathPrefix(`{p}/`)" for p in route["paths"])
+    return " || ".join(
+        "PathPrefix(`/`)" if p == "/" else f"Path(`{p}`) || PathPrefix(`{p}/`)" for p in route["paths"]
+    )
 
 
 def _chain(route: Route, source: str) -> list[str]:
@@ -233,7 +270,9 @@ def _own_middlewares(routes: list[Route]) -> dict[str, Any]:
             value = f"{scope}, max-age={route['cache_seconds']}, immutable"
             result[f"cache-{name}"] = {"headers": {"customResponseHeaders": {"Cache-Control": value}}}
             # An asset that is missing today must not be missing for a year: an error loses the header again.
-            result[f"fresh-{name}"] = {"errors": {"status": ["400-599"], "service": "noop@internal", "query": "/"}}
+            result[f"fresh-{name}"] = {
+                "errors": {"status": ["400-599"], "service": "noop@internal", "query": "/"}
+            }
     return result
 
 
@@ -259,7 +298,12 @@ def _service(route: Route) -> dict[str, Any]:
     }
     if route["health_path"]:
         interval = route["health_interval"]
-        check = {"path": route["health_path"], "interval": interval, "unhealthyInterval": interval, "timeout": "2s"}
+        check = {
+            "path": route["health_path"],
+            "interval": interval,
+            "unhealthyInterval": interval,
+            "timeout": "2s",
+        }
         balancer["healthCheck"] = check
     return {"loadBalancer": balancer}
 
@@ -270,8 +314,10 @@ def edge_hosts(contributions: Iterable[Mapping[str, Any]], domain: str) -> list[
 
 
 def settings_problems(settings: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the role's inputs, each naming its variable: `cidrs` {variable: list}, `ports` {variable: int},
-    `pair` {variable: path} of certificate and key, in this order, empty paths when unset."""
+    """What is wrong with the role's inputs, each naming its variable.
+
+    `cidrs` {variable: list}, `ports` {variable: int}, `pair` {variable: path} of certificate and key, "" when unset.
+    """
     problems = [p for variable, cidrs in settings["cidrs"].items() for p in _cidr_problems(variable, cidrs)]
     ports = {variable: int(port) for variable, port in settings["ports"].items()}
     problems += [f"{v}: {port} is no port" for v, port in ports.items() if not 0 < port < 65536]
@@ -296,7 +342,8 @@ def _pair_problems(pair: Mapping[str, str]) -> list[str]:
     if not all(pair.values()):
         return [f"{' and '.join(pair)} belong together: one is empty"]
     try:
-        ssl.create_default_context().load_cert_chain(*pair.values(), password="")
+        certificate, key = pair.values()
+        ssl.create_default_context().load_cert_chain(certificate, key, password="")
     except (OSError, ValueError) as error:
         return [f"{' and '.join(pair)}: not a readable certificate with its key ({error})"]
     return []

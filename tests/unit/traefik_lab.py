@@ -47,7 +47,10 @@ def role_variables(contributions: list[dict[str, Any]], **inputs: Any) -> dict[s
     loader = DataLoader()
     files = [ROOT / "group_vars/all/platform.yml", ROOT / "group_vars/all/profiles.yml"]
     files += [ROLE / "defaults/main.yml", ROLE / "vars/main.yml"]
-    variables: dict[str, Any] = {"ansible_search_path": [str(ROLE)], "container_images_refs": {"traefik": "traefik:test"}}
+    variables: dict[str, Any] = {
+        "ansible_search_path": [str(ROLE)],
+        "container_images_refs": {"traefik": "traefik:test"},
+    }
     for file in files:
         variables |= loader.load_from_file(str(file), trusted_as_template=True)
     variables |= {f"__lab{number}_contribution": entry for number, entry in enumerate(contributions)}
@@ -68,7 +71,10 @@ def free_port() -> int:
 
 @dataclass
 class Backend:
-    """An n8n in miniature. `mode`: ok, drop (reads the whole request, then closes), stream, unready (health check 503)."""
+    """An n8n in miniature.
+
+    `mode`: ok, drop (reads the whole request, then closes), stream, unready (health check 503).
+    """
 
     name: str
     mode: str = "ok"
@@ -93,12 +99,14 @@ class Backend:
             self._server = None
 
 
-def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
+def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:  # noqa: C901
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            if self.path == "/healthz/readiness" and "Go-http-client" in self.headers.get("User-Agent", "Go-http-client"):
+            if self.path == "/healthz/readiness" and "Go-http-client" in self.headers.get(
+                "User-Agent", "Go-http-client"
+            ):
                 backend.checks += 1
                 return self._send(503 if backend.mode == "unready" else 200, b"")
             body = self._body()
@@ -107,7 +115,11 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
             if backend.mode == "drop":
                 self.close_connection = True
                 return None
-            return self._stream() if backend.mode == "stream" else self._send(backend.status, backend.name.encode())
+            return (
+                self._stream()
+                if backend.mode == "stream"
+                else self._send(backend.status, backend.name.encode())
+            )
 
         def _body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":
@@ -121,7 +133,11 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, status: int, body: bytes) -> None:
             self.send_response(status)
-            for name, value in {"X-Powered-By": "Express", "X-Backend": backend.name, **backend.answer}.items():
+            for name, value in {
+                "X-Powered-By": "Express",
+                "X-Backend": backend.name,
+                **backend.answer,
+            }.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -137,7 +153,7 @@ def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
                 self.wfile.flush()
                 time.sleep(1)
 
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *args: Any) -> None:
             pass
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = handle_any
@@ -150,8 +166,12 @@ def certificate(directory: Path, names: list[str]) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     now = datetime.datetime.now(datetime.timezone.utc)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
-    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
+    builder = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(subject).public_key(key.public_key())
+    )
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(
+        now - datetime.timedelta(days=1)
+    )
     builder = builder.not_valid_after(now + datetime.timedelta(days=30))
     alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     made = builder.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
@@ -172,7 +192,7 @@ class Answer:
 
 
 class Lab:
-    """Traefik with the role's files. `write()` renders anew, `reload()` sends SIGHUP and waits for the configuration's id."""
+    """Traefik with the role's files; `write()` renders them anew, `in_force()` says whether Traefik has taken them."""
 
     def __init__(self, directory: Path, contributions: list[dict[str, Any]], **inputs: Any) -> None:
         self.directory = directory
@@ -184,11 +204,19 @@ class Lab:
         (directory / "secrets" / "traefik_users").write_text(USERS)
         certificate(directory / "secrets", role_value("__traefik_host_names", contributions))
         self.write(**inputs)
-        (directory / "traefik.yml").write_text(self._localised(self._value("__traefik_static_files")["traefik.yml"]))
+        (directory / "traefik.yml").write_text(
+            self._localised(self._value("__traefik_static_files")["traefik.yml"])
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     def _value(self, name: str) -> Any:
-        return role_value(name, self.contributions, traefik_http_port=self.http, traefik_https_port=self.https, **self.inputs)
+        return role_value(
+            name,
+            self.contributions,
+            traefik_http_port=self.http,
+            traefik_https_port=self.https,
+            **self.inputs,
+        )
 
     def _localised(self, text: str) -> str:
         for port, own in ((8080, self.http), (8443, self.https), (8082, self.internal)):
@@ -200,7 +228,11 @@ class Lab:
         self.inputs = inputs
         self.config_id = self._value("__traefik_config_id")
         files = dict(self._value("__traefik_dynamic_files"))
-        template = {"__id_file": (ROLE / "templates/config-id.yml.j2").read_text().replace("{{ __traefik_config_id }}", self.config_id)}
+        template = {
+            "__id_file": (ROLE / "templates/config-id.yml.j2")
+            .read_text()
+            .replace("{{ __traefik_config_id }}", self.config_id)
+        }
         files["config-id.yml"] = template["__id_file"]
         current = self.directory / "current"
         current.mkdir(exist_ok=True)
@@ -239,21 +271,31 @@ class Lab:
         except OSError:
             return Answer(0, {}, b"")
 
-    def ask(self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", **options: Any) -> Answer:
+    def ask(
+        self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b"", **options: Any
+    ) -> Answer:
         """One HTTPS request, its path as given. Options: host, sni, source (client address), timeout."""
         host = options.get("host", "n8n.localhost")
         context = ssl.create_default_context(cafile=str(self.directory / "secrets" / "traefik_tls.crt"))
         source = (options.get("source", "127.0.0.1"), 0)
-        plain = socket.create_connection(("127.0.0.1", self.https), options.get("timeout", 15), source_address=source)
+        plain = socket.create_connection(
+            ("127.0.0.1", self.https), options.get("timeout", 15), source_address=source
+        )
         with context.wrap_socket(plain, server_hostname=options.get("sni", host)) as connection:
             return raw_request(connection, method, path, {"Host": host, **(headers or {})}, body)
 
 
-def raw_request(connection: socket.socket, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+def raw_request(
+    connection: socket.socket, method: str, path: str, headers: dict[str, str], body: bytes = b""
+) -> Answer:
     """Sends the path as it is: http.client and friends would refuse or repair what a hostile client sends."""
     if body or method in ("POST", "PUT"):
         headers = {"Content-Length": str(len(body)), **headers}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "Connection: close"]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers.items()),
+        "Connection: close",
+    ]
     if "Connection" in headers:
         lines.pop()
     with suppress(BrokenPipeError, ConnectionResetError):
