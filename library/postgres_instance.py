@@ -142,6 +142,7 @@ version:
   sample: "17.6"
 """
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -186,10 +187,12 @@ class Manager:
         return differences
 
     def apply(self, differences: list[Difference]) -> None:
-        """One script per difference, in order: what was done stays done, the next run does the rest."""
+        """In order and without a transaction: what was done stays done, the next run does the rest."""
         assert self._server is not None
-        for difference in differences:
-            self._server.execute(difference.database, "\n".join(difference.statements))
+        for database, group in itertools.groupby(differences, key=lambda difference: difference.database):
+            self._server.execute(
+                database, "\n".join(s for difference in group for s in difference.statements)
+            )
 
     def _passwords(self) -> dict[str, str]:
         """In check mode before the first run there are no files yet: such a password is one to be set."""

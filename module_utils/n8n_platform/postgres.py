@@ -170,11 +170,12 @@ def _role_relations(current: dict[str, Any] | None, wanted: dict[str, Any]) -> I
         revokes = [f"REVOKE {identifier(group)} FROM {name};" for group in before if group not in after]
         yield Difference(subject, "member_of", before, after, [*grants, *revokes])
     old, new = _options(actual["settings"]), _texts(wanted.get("settings") or {})
-    if old != new:
-        changed = {k: v for k, v in new.items() if old.get(k) != v}
-        sets = [f"ALTER ROLE {name} SET {identifier(k)} = {literal(v)};" for k, v in changed.items()]
-        resets = [f"ALTER ROLE {name} RESET {identifier(k)};" for k in old if k not in new]
-        yield Difference(subject, "settings", old, new, [*sets, *resets])
+    for key in [*new, *(key for key in old if key not in new)]:
+        if old.get(key) != new.get(key):
+            action = (
+                f"SET {identifier(key)} = {literal(new[key])}" if key in new else f"RESET {identifier(key)}"
+            )
+            yield Difference(subject, key, old.get(key), new.get(key), [f"ALTER ROLE {name} {action};"])
 
 
 def plan_database(current: dict[str, Any] | None, wanted: dict[str, Any]) -> list[Difference]:
@@ -214,21 +215,18 @@ def plan_contents(current: dict[str, Any], wanted: dict[str, Any]) -> list[Diffe
 
 def _storage_parameters(
     database: str, table: str, current: dict[str, Any], wanted: dict[str, str]
-) -> list[Difference]:
+) -> Iterable[Difference]:
     toast = {f"toast.{k}": v for k, v in _options(current["toast"]).items()}
     actual = _options(current["options"]) | toast
-    usable = {k: v for k, v in wanted.items() if current["has_toast"] or not k.startswith("toast.")}
-    changed = {k: v for k, v in usable.items() if actual.get(k) != v}
-    if not changed:
-        return []
-    for name in changed:
+    for name, value in wanted.items():
         if not re.fullmatch(r"(toast\.)?[a-z_]+", name):
             raise PostgresError(f"table {table}: {name!r} is no storage parameter")
-    pairs = ", ".join(f"{k} = {literal(v)}" for k, v in changed.items())
-    statement = f"ALTER TABLE public.{identifier(table)} SET ({pairs});"
-    before = {name: actual.get(name) for name in changed}
-    subject = f"table {database}.{table}"
-    return [Difference(subject, "storage parameters", before, changed, [statement], database)]
+        usable = current["has_toast"] or not name.startswith("toast.")
+        if usable and actual.get(name) != value:
+            statement = f"ALTER TABLE public.{identifier(table)} SET ({name} = {literal(value)});"
+            yield Difference(
+                f"table {database}.{table}", name, actual.get(name), value, [statement], database
+            )
 
 
 def identifier(name: str) -> str:

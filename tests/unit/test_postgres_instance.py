@@ -95,7 +95,13 @@ def found(differences):
 
 def test_an_empty_cluster_gets_roles_before_memberships_before_the_database(params):
     statements = [s for d in plan(params, FakeServer()) for s in d.statements]
-    order = ['ROLE "n8n_owner"', 'ROLE "n8n"', 'GRANT "n8n_owner" TO "n8n"', 'SET "role"', "CREATE DATABASE"]
+    order = [
+        'CREATE ROLE "n8n_owner"',
+        'CREATE ROLE "n8n"',
+        'GRANT "n8n_owner" TO "n8n"',
+        'SET "role"',
+        "CREATE DATABASE",
+    ]
     places = [next(i for i, s in enumerate(statements) if text in s) for text in order]
     assert places == sorted(places)
     assert 'REVOKE ALL ON DATABASE "n8n" FROM PUBLIC;' in statements
