@@ -22,79 +22,91 @@ options:
     type: str
     choices: [prepared, configured, verified]
     required: true
-  environment:
-    description: Name of the environment; secrets lie below it.
-    type: str
+  store:
+    description: Which store, and what it should look like.
+    type: dict
     required: true
-  address:
-    description: C(unix:///path.sock) of our own store, or C(https://host:port) of an external one.
-    type: str
-    required: true
-  store_file:
-    description: File, root only, by which other modules reach the store.
-    type: path
-    required: true
-  mount:
-    description: Path of the KV version 2 engine.
-    type: str
-    default: kv
-  pki_mount:
-    description: Path of the PKI engine.
-    type: str
-    default: pki
-  record_file:
-    description: Own store only. File of recovery key and AppRole, root only.
-    type: path
-  seal_directory:
-    description: Own store only. Directory of the seal key C(openbao.key).
-    type: path
-  data_directory:
-    description: Own store only. Directory of the server's data.
-    type: path
-  owner:
-    description: Own store only. Numeric user that the server runs as.
-    type: int
-    default: 2004
-  policy:
-    description: Own store only. Policy of our AppRole, in HCL.
-    type: str
-    default: ""
-  edge_names:
-    description: Own store only. DNS names (with everything below them) that the C(edge) issuer may sign.
-    type: list
-    elements: str
-    default: []
-  certificates:
-    description:
-      - Own store only. The DNS names of each certificate that will be asked for. Those of certificates that are
-        not wholly below O(edge_names) may be signed by the C(internal) issuer.
-    type: list
-    elements: list
-    default: []
-  wait_seconds:
-    description: Own store only. How long to wait for it to answer and to unseal itself.
-    type: int
-    default: 60
-  role_id:
-    description: External store only. The AppRole's role_id.
-    type: str
-    default: ""
-  secret_id:
-    description: External store only. The AppRole's secret_id.
-    type: str
-    default: ""
-  auth_mount:
-    description: External store only. Path of the AppRole method.
-    type: str
-    default: approle
-  namespace:
-    description: External store only. Namespace, where the store has such.
-    type: str
-    default: ""
-  ca_certificate:
-    description: External store only. PEM of the CA that signed its certificate; the system's ones when empty.
-    type: str
-    default: ""
+    suboptions:
+      environment:
+        description: Name of the environment; secrets lie below it.
+        type: str
+        required: true
+      address:
+        description: C(unix:///path.sock) of our own store, or C(https://host:port) of an external one.
+        type: str
+        required: true
+      store_file:
+        description: File, root only, by which other modules reach the store.
+        type: path
+        required: true
+      mount:
+        description: Path of the KV version 2 engine.
+        type: str
+        default: kv
+      pki_mount:
+        description: Path of the PKI engine.
+        type: str
+        default: pki
+      record_file:
+        description: Own store only. File of recovery key and AppRole, root only.
+        type: path
+      seal_directory:
+        description: Own store only. Directory of the seal key C(openbao.key).
+        type: path
+      data_directory:
+        description: Own store only. Directory of the server's data.
+        type: path
+      audit_file:
+        description: Own store only. Its audit log, of which one former file is kept once it grew beyond 64 MiB.
+        type: path
+      owner:
+        description: Own store only. Numeric user that the server runs as.
+        type: int
+        default: 2004
+      policy:
+        description: Own store only. Policy of our AppRole, in HCL.
+        type: str
+        default: ""
+      edge_names:
+        description: Own store only. DNS names (with everything below them) that the C(edge) issuer may sign.
+        type: list
+        elements: str
+        default: []
+      certificates:
+        description:
+          - Own store only. The DNS names of each certificate that will be asked for. Those of certificates that are
+            not wholly below O(edge_names) may be signed by the C(internal) issuer.
+        type: list
+        elements: list
+        default: []
+      report_seal_key:
+        description: Own store only. Whether C(verified) warns that the seal key lies beside the data.
+        type: bool
+        default: false
+      wait_seconds:
+        description: Own store only. How long to wait for it to answer and to unseal itself.
+        type: int
+        default: 60
+      role_id:
+        description: External store only. The AppRole's role_id.
+        type: str
+        default: ""
+      secret_id:
+        description: External store only. The AppRole's secret_id.
+        type: str
+        default: ""
+      auth_mount:
+        description: External store only. Path of the AppRole method.
+        type: str
+        default: approle
+      namespace:
+        description: External store only. Namespace, where the store has such.
+        type: str
+        default: ""
+      ca_certificate:
+        description: External store only. PEM of the CA that signed its certificate; the system's ones when empty.
+        type: str
+        default: ""
 attributes:
   check_mode:
     support: full
@@ -106,17 +118,18 @@ author: n8n platform maintainers
 """
 
 EXAMPLES = r"""
-- name: store | Set up the store
+- name: configure_store | Set up the store
   platform_openbao:
     state: configured
-    environment: "{{ platform_environment }}"
-    address: "unix://{{ platform_data_root }}/run/openbao/api.sock"
-    store_file: "{{ platform_state_root }}/openbao-store.json"
-    record_file: "{{ platform_state_root }}/openbao.json"
-    seal_directory: "{{ platform_data_root }}/seal"
-    data_directory: "{{ platform_volumes_root }}/openbao"
-    policy: "{{ lookup('ansible.builtin.template', 'deployer.hcl.j2') }}"
-    edge_names: ["{{ platform_domain }}"]
+    store:
+      environment: local
+      address: unix:///var/lib/n8n-platform/local/run/openbao/api.sock
+      store_file: /var/lib/n8n-platform/local/state/openbao-store.json
+      record_file: /var/lib/n8n-platform/local/state/openbao.json
+      seal_directory: /var/lib/n8n-platform/local/seal
+      data_directory: /var/lib/n8n-platform/local/volumes/openbao
+      policy: "{{ lookup('ansible.builtin.template', 'deployer.hcl.j2') }}"
+      edge_names: [localhost]
 """
 
 RETURN = r"""
@@ -144,31 +157,37 @@ from ansible.module_utils.n8n_platform import openbao_setup
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError, StoreUnavailable
 from ansible.module_utils.n8n_platform.secrets import issuer_names, make_directory, write_file
 
-SEAL_KEY = "openbao.key"
-_SEAL_KEY_LENGTH = 64
+_SOCKET_LENGTH = 107
+
+
+_STORE = {
+    "environment": {"type": "str", "required": True},
+    "address": {"type": "str", "required": True},
+    "store_file": {"type": "path", "required": True},
+    "mount": {"type": "str", "default": "kv"},
+    "pki_mount": {"type": "str", "default": "pki"},
+    "record_file": {"type": "path"},
+    "seal_directory": {"type": "path"},
+    "data_directory": {"type": "path"},
+    "audit_file": {"type": "path"},
+    "owner": {"type": "int", "default": 2004},
+    "policy": {"type": "str", "default": ""},
+    "edge_names": {"type": "list", "elements": "str", "default": []},
+    "certificates": {"type": "list", "elements": "list", "default": []},
+    "report_seal_key": {"type": "bool", "default": False, "no_log": False},
+    "wait_seconds": {"type": "int", "default": 60},
+    "role_id": {"type": "str", "default": ""},
+    "secret_id": {"type": "str", "default": "", "no_log": True},
+    "auth_mount": {"type": "str", "default": "approle"},
+    "namespace": {"type": "str", "default": ""},
+    "ca_certificate": {"type": "str", "default": ""},
+}
 
 
 def build_spec() -> dict[str, Any]:
     return {
         "state": {"type": "str", "choices": ["prepared", "configured", "verified"], "required": True},
-        "environment": {"type": "str", "required": True},
-        "address": {"type": "str", "required": True},
-        "store_file": {"type": "path", "required": True},
-        "mount": {"type": "str", "default": "kv"},
-        "pki_mount": {"type": "str", "default": "pki"},
-        "record_file": {"type": "path"},
-        "seal_directory": {"type": "path"},
-        "data_directory": {"type": "path"},
-        "owner": {"type": "int", "default": 2004},
-        "policy": {"type": "str", "default": ""},
-        "edge_names": {"type": "list", "elements": "str", "default": []},
-        "certificates": {"type": "list", "elements": "list", "default": []},
-        "wait_seconds": {"type": "int", "default": 60},
-        "role_id": {"type": "str", "default": ""},
-        "secret_id": {"type": "str", "default": "", "no_log": True},
-        "auth_mount": {"type": "str", "default": "approle"},
-        "namespace": {"type": "str", "default": ""},
-        "ca_certificate": {"type": "str", "default": ""},
+        "store": {"type": "dict", "required": True, "options": _STORE},
     }
 
 
@@ -211,7 +230,7 @@ class OwnStore(Manager):
     def __init__(self, params: dict[str, Any]) -> None:
         super().__init__(params)
         self.socket_directory = Path(params["address"].removeprefix("unix://")).parent
-        self.seal_key = Path(params["seal_directory"]) / SEAL_KEY
+        self.seal_key = Path(params["seal_directory"]) / openbao_setup.SEAL_KEY
         self.data = Path(params["data_directory"])
         self.record = openbao_setup.Record(Path(params["record_file"]))
         self.client = BaoClient(params["address"])
@@ -227,12 +246,18 @@ class OwnStore(Manager):
         return {"address": self.params["address"], "auth_mount": "approle", **mounts, **keys}
 
     def plan_prepared(self) -> list[str]:
-        self._refuse_lost_parts()
+        if len(self.params["address"].removeprefix("unix://")) > _SOCKET_LENGTH:
+            raise StoreError(
+                f"platform_root is too long: {self.params['address']} exceeds a socket's {_SOCKET_LENGTH} characters"
+            )
+        openbao_setup.refuse_lost_parts(self.seal_key, self.data, self.record)
         steps = []
         if self.record.phase == "started":
             steps.append("begin anew: an initialisation was cut off before its keys were recorded")
         if not self.seal_key.exists():
             steps.append("make seal key")
+        if not self.record.path.exists():
+            steps.append("make record")
         uid = self.params["owner"]
         directories = (self.socket_directory, self.seal_key.parent)
         steps += [f"make directory {path}" for path in directories if not _is_private(path, uid)]
@@ -246,8 +271,9 @@ class OwnStore(Manager):
         for directory in (self.socket_directory, self.seal_key.parent):
             make_directory(directory, 0o700, uid, uid)
         if "make seal key" in steps:
-            # Hexadecimal, because the server trims white space off a raw key.
-            write_file(self.seal_key, secrets.token_hex(_SEAL_KEY_LENGTH // 2), uid, uid)
+            write_file(self.seal_key, secrets.token_hex(openbao_setup.SEAL_KEY_LENGTH // 2), uid, uid)
+        if "make record" in steps:
+            self.record.update(phase="new", generation=1)
         if self.record.phase == "started":
             abandoned = [*self.record.get("abandoned", []), self.record.generation]
             self.record.update(phase="new", generation=self.record.generation + 1, abandoned=abandoned)
@@ -281,6 +307,8 @@ class OwnStore(Manager):
         elif steps:
             self.write_store_file()
         self._remove_abandoned()
+        if self.params["audit_file"]:
+            openbao_setup.rotate_audit(Path(self.params["audit_file"]))
 
     def verify(self) -> list[str]:
         if self.record.get("root_token"):
@@ -290,6 +318,8 @@ class OwnStore(Manager):
         if self.record.get("setup") != self.setup.digest:
             raise StoreError("the store is not set up as the inventory says: run the site playbook")
         super().verify()
+        if not self.params["report_seal_key"]:
+            return []
         return [f"the seal key {self.seal_key} lies on the host whose data it protects (docs/secrets.md)"]
 
     def _initialise(self) -> None:
@@ -305,22 +335,6 @@ class OwnStore(Manager):
         elif self.record.phase != "initialised":
             raise StoreError(
                 f"the store is initialised, but its keys are not in {self.record.path}: run the secrets role's config"
-            )
-
-    def _refuse_lost_parts(self) -> None:
-        used = self.data.is_dir() and any(self.data.iterdir())
-        if self.seal_key.exists():
-            if self.seal_key.stat().st_size != _SEAL_KEY_LENGTH:
-                raise StoreError(f"the seal key {self.seal_key} is damaged: restore it from a backup")
-        elif used:
-            raise StoreError(
-                f"the seal key {self.seal_key} is missing, and {self.data} holds a store that only it opens: "
-                "restore it from a backup. No new key is made"
-            )
-        if used and not self.record.path.exists():
-            raise StoreError(
-                f"{self.record.path} is missing, and {self.data} holds a store whose recovery key and AppRole stand "
-                "only there: restore it from a backup"
             )
 
     def _remove_abandoned(self) -> None:
@@ -390,14 +404,16 @@ def run(manager: OwnStore | ExternalStore, state: str, check_mode: bool) -> tupl
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
-    params = module.params
+    store = module.params["store"]
     try:
-        manager = OwnStore(params) if params["address"].startswith("unix://") else ExternalStore(params)
-        steps, warnings = run(manager, params["state"], module.check_mode)
+        manager = OwnStore(store) if store["address"].startswith("unix://") else ExternalStore(store)
+        steps, warnings = run(manager, module.params["state"], module.check_mode)
     except StoreError as error:
         module.fail_json(msg=str(error))
+    for warning in warnings:
+        module.warn(warning)
     diff = {"before": "", "after": "".join(f"{step}\n" for step in steps)}
-    module.exit_json(changed=bool(steps), steps=steps, warnings=warnings, diff=diff, **manager.result)
+    module.exit_json(changed=bool(steps), steps=steps, diff=diff, **manager.result)
 
 
 if __name__ == "__main__":

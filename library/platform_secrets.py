@@ -121,7 +121,7 @@ options:
 attributes:
   check_mode:
     support: full
-    description: Where the store is not there yet, everything counts as missing.
+    description: Before the first set-up everything counts as missing; while the store is down nothing does.
   diff_mode:
     support: full
     description: Names of secrets and files, never a value.
@@ -146,7 +146,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 versions:
-  description: Version in the store by file name, for instance C({"n8n_encryption_key": 1, "edge_tls.crt": 3}).
+  description: Version in the store by file name, such as C(n8n_encryption_key) or C(edge_tls.crt).
   returned: always
   type: dict
 secrets_changed:
@@ -234,6 +234,7 @@ class Manager:
         readers = {file.name: file.path.parent.name for file in self.wanted}
         self.planner = ValuePlanner(self.specs, given, readers, [params["domain"]])
         self.store: SecretStore | None = None
+        self.unknown = False
         self.stored: dict[str, Secret] = {}
 
     def plan(self) -> list[Change]:
@@ -249,6 +250,10 @@ class Manager:
             if not self.check_mode:
                 raise
             self.store = None
+            if Path(self.params["store_file"]).exists():
+                # It is down: what it holds is not known, so nothing can be said to be missing.
+                self.unknown = True
+                return []
         return self.planner.plan(self.stored)
 
     def apply(self, changes: list[Change]) -> None:
@@ -271,6 +276,8 @@ class Manager:
 
     def plan_files(self, changes: list[Change]) -> list[tuple[Path, str | None, int, int, int]]:
         """(path, content or None = remove, uid, gid, mode) of each file that is not as it should be."""
+        if self.unknown:
+            return []
         changing = {change.name for change in changes}
         steps = []
         for file in self.wanted:
@@ -298,9 +305,9 @@ class Manager:
         return [(path, text, 0, 0, mode) for path, text, mode in wanted if not _holds(path, text)]
 
     def apply_files(self, steps: list[tuple[Path, str | None, int, int, int]]) -> None:
-        # 0711: a service that escapes its container cannot list what others have, only open what it knows and owns.
+        # The engine mounts single files, so nobody but root has to get into the directories.
         for directory in {self.root, *(file.path.parent for file in self.wanted)}:
-            secrets.make_directory(directory, 0o711)
+            secrets.make_directory(directory, 0o700)
         for path, content, uid, gid, mode in steps:
             if content is None:
                 path.unlink(missing_ok=True)

@@ -99,23 +99,17 @@ class BaoClient:
 
     def health(self) -> Health:
         """Raises StoreUnavailable when nothing answers; a sealed store is an answer."""
-        _, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
-        return Health(
-            bool(body.get("initialized")), bool(body.get("sealed", True)), str(body.get("version", ""))
-        )
+        status, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
+        flags = bool(body.get("initialized")), bool(body.get("sealed", True))
+        return Health(*flags, active=status == 200, version=str(body.get("version", "")))
 
     def wait(self, seconds: float, ready: bool = True) -> Health:
-        """The health once the store answers (and, with `ready`, is unsealed and active). Raises StoreUnavailable."""
+        """The health once it answers (and, with `ready`, is unsealed and active). Raises StoreUnavailable."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                status, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
-                health = Health(
-                    bool(body.get("initialized")),
-                    bool(body.get("sealed", True)),
-                    str(body.get("version", "")),
-                )
-                if not ready or status == 200:
+                health = self.health()
+                if not ready or health.active:
                     return health
                 problem = "sealed" if health.sealed else "not active"
             except StoreError as error:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
 from ansible.module_utils.n8n_platform.secrets import write_file
 
+SEAL_KEY = "openbao.key"
+# Hexadecimal, because the server trims white space off a raw key.
+SEAL_KEY_LENGTH = 64
 _CA_TTL = "87600h"
 _LOGIN_TTL = "15m"
 _KV_UPGRADE_SECONDS = 20.0
@@ -51,6 +56,24 @@ class Record:
         merged = {**self._values, **values}
         self._values = {key: value for key, value in merged.items() if value is not None}
         write_file(self.path, json.dumps(self._values, indent=2, sort_keys=True) + "\n", mode=0o600)
+
+
+def refuse_lost_parts(seal_key: Path, data: Path, record: Record) -> None:
+    """Raises StoreError when data is there, but not what opens it: a new key would only hide the loss."""
+    used = data.is_dir() and any(data.iterdir())
+    if seal_key.exists():
+        if seal_key.stat().st_size != SEAL_KEY_LENGTH:
+            raise StoreError(f"the seal key {seal_key} is damaged: restore it from a backup")
+    elif used:
+        raise StoreError(
+            f"the seal key {seal_key} is missing, and {data} holds a store that only it opens: "
+            "restore it from a backup. No new key is made"
+        )
+    if used and not record.path.exists():
+        raise StoreError(
+            f"{record.path} is missing, and {data} holds a store whose recovery key and AppRole stand only there: "
+            "restore it from a backup"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,6 +149,15 @@ def apply_setup(root: BaoClient, setup: Setup, record: Record) -> None:
         _apply_issuer(root, setup, issuer, names, record)
     _apply_approle(root, setup, record)
     _await_kv(root, setup.mount)
+
+
+def rotate_audit(path: Path, limit_bytes: int = 64 * 2**20) -> None:
+    """Keeps one former audit log. Copied and emptied, since the server appends to the file that it has open."""
+    if path.exists() and path.stat().st_size > limit_bytes:
+        former = path.with_name(f"{path.name}.1")
+        shutil.copy2(path, former)
+        os.chown(former, path.stat().st_uid, path.stat().st_gid)
+        os.truncate(path, 0)
 
 
 def _apply_issuer(root: BaoClient, setup: Setup, issuer: str, names: list[str], record: Record) -> None:

@@ -87,11 +87,11 @@ class ValuePlanner:
             self._guard(spec, entry)
         if kind == "provided":
             return self._provided(spec, entry)
+        missing = self._missing_source(spec, stored, changing)
+        if missing:
+            self._refuse_reader(spec, self.specs[missing])
+            return ""
         if not entry.exists:
-            missing = self._missing_source(spec, stored, changing)
-            if missing:
-                self._refuse_reader(spec, self.specs[missing])
-                return ""
             return "import" if name in self.given else "make"
         if kind == "certificate":
             return "renew" if self._is_due(spec, entry) else ""
@@ -103,12 +103,8 @@ class ValuePlanner:
     def _provided(self, spec: dict[str, Any], entry: Secret) -> str:
         value = self.given.get(spec["name"])
         if value is None:
-            reader = self._consumers.get(spec["name"])
-            if reader and not entry.exists:
-                variable = spec.get("variable") or "its value"
-                raise SecretError(
-                    f"secret {spec['name']}: service {reader} reads it, but {variable} is not set"
-                )
+            if not entry.exists:
+                self._refuse_reader(spec, spec)
             return ""
         return "" if entry.value == value else "change" if entry.exists else "import"
 
