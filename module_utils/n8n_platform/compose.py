@@ -172,8 +172,7 @@ def _service(name: str, role: str, contributed: dict[str, Any], settings: Settin
         {"source": f"{name}.{secret}", "target": secret} for secret in service.get("secrets", [])
     ]
     for port in service.get("ports", []):
-        port["published"] = str(port["published"])
-        port["target"] = int(port["target"])
+        port.update(published=int(port["published"]), target=int(port["target"]))
     for volume in service.get("volumes", []):
         # A missing directory is an error, not a new one that belongs to root.
         volume["bind"] = {"create_host_path": False}

@@ -134,5 +134,7 @@ def _check_port(port: Any, refuse: Any) -> None:
         )
     try:
         ip_address(str(port["host_ip"]))
-    except ValueError:
-        refuse("ports", f"host_ip {port['host_ip']!r} is not an address")
+        int(port["published"])
+        int(port["target"])
+    except ValueError as error:
+        refuse("ports", str(error))
