@@ -91,8 +91,8 @@ from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.n8n import (
     ADDRESS_RULES,
     API_ARGUMENTS,
-    API_KEY,
-    OWNER_PASSWORD,
+    KEY_ENTRY,
+    OWNER_ENTRY,
     N8n,
     N8nError,
     address,
@@ -123,20 +123,20 @@ class Manager:
         """Scopes that the stored key lacks, all of them when there is none or n8n refuses it."""
         self.store = SecretStore.from_params(self.params)
         self.url = address(self.params)
-        key = self.store.get(API_KEY)
+        key = self.store.get(KEY_ENTRY)
         have = (N8n(self.url, key).key_scopes() if key else None) or set()
         return sorted(set(self.params["scopes"]) - have)
 
     def apply(self) -> None:
         """Raises N8nError (login refused, scope unknown to n8n), HttpError, StoreError."""
-        password = self.store.get(OWNER_PASSWORD)
+        password = self.store.get(OWNER_ENTRY)
         if password is None:
-            raise N8nError(f"the store has no {OWNER_PASSWORD} for environment {self.params['environment']}")
+            raise N8nError(f"the store has no {OWNER_ENTRY} for environment {self.params['environment']}")
         n8n = N8n(self.url)
         n8n.login(self.params["email"], password)
         if unknown := sorted(set(self.params["scopes"]) - set(n8n.offered_scopes())):
             raise N8nError(f"scopes: n8n does not offer the owner {', '.join(unknown)}")
-        self.store.put(API_KEY, n8n.create_api_key(self.params["label"], self.params["scopes"]))
+        self.store.put(KEY_ENTRY, n8n.create_api_key(self.params["label"], self.params["scopes"]))
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -149,9 +149,14 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         missing = sorted(params["scopes"])
     if missing and not check_mode:
         manager.apply()
-    location = f"secret {API_KEY} of environment {params['environment']} in the store"
+    location = f"secret {KEY_ENTRY} of environment {params['environment']} in the store"
     after = "".join(f"{scope}\n" for scope in missing)
-    return {"changed": bool(missing), "key_in": location, "scopes": params["scopes"], "diff": {"before": "", "after": after}}
+    return {
+        "changed": bool(missing),
+        "key_in": location,
+        "scopes": params["scopes"],
+        "diff": {"before": "", "after": after},
+    }
 
 
 def main() -> None:

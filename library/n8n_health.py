@@ -163,13 +163,19 @@ class Inspection:
             ):
                 url = self._url([container], service)
                 ready = bool(url) and N8n(url).ready()
-                self._note(f"endpoint {service}", ready, f"{url}/healthz/readiness {'200' if ready else 'is not 200'}")
+                self._note(
+                    f"endpoint {service}",
+                    ready,
+                    f"{url}/healthz/readiness {'200' if ready else 'is not 200'}",
+                )
 
     def _url(self, containers: list[dict[str, Any]], service: str) -> str:
         for container in containers:
             if container["Config"]["Labels"].get(SERVICE_LABEL) == service:
                 try:
-                    return f"http://{self.engine.address(container['Id'], f'{self.project}_{NETWORK}')}:{PORT}"
+                    return (
+                        f"http://{self.engine.address(container['Id'], f'{self.project}_{NETWORK}')}:{PORT}"
+                    )
                 except EngineError:
                     return ""
         return ""
@@ -179,7 +185,11 @@ class Inspection:
         deadline = time.monotonic() + self.params["patience"]
         first = self._counters(n8n)
         if first is None:
-            self._note("queue", False, "main's /metrics has no queue counters: it does not reach Redis, or metrics are off")
+            self._note(
+                "queue",
+                False,
+                "main's /metrics has no queue counters: it does not reach Redis, or metrics are off",
+            )
             return
         waiting, done = first
         now = first
@@ -187,7 +197,9 @@ class Inspection:
             time.sleep(POLL_SECONDS)
             now = self._counters(n8n) or now
         moving = now[0] == 0 or now[1] > done
-        detail = f"{waiting:g} waiting" + ("" if moving else f" and none finished within {self.params['patience']} s")
+        detail = f"{waiting:g} waiting" + (
+            "" if moving else f" and none finished within {self.params['patience']} s"
+        )
         self._note("queue", moving, detail)
 
     def _counters(self, n8n: N8n) -> tuple[float, float] | None:

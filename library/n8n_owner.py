@@ -78,7 +78,7 @@ from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.n8n import (
     ADDRESS_RULES,
     API_ARGUMENTS,
-    OWNER_PASSWORD,
+    OWNER_ENTRY,
     N8n,
     N8nError,
     address,
@@ -109,9 +109,9 @@ class Manager:
 
     def apply(self) -> None:
         """Raises N8nError (no password in the store), StoreError, HttpError."""
-        password = SecretStore.from_params(self.params).get(OWNER_PASSWORD)
+        password = SecretStore.from_params(self.params).get(OWNER_ENTRY)
         if password is None:
-            raise N8nError(f"the store has no {OWNER_PASSWORD} for environment {self.params['environment']}")
+            raise N8nError(f"the store has no {OWNER_ENTRY} for environment {self.params['environment']}")
         names = (self.params["first_name"], self.params["last_name"])
         self.n8n.set_up_owner(self.params["email"], *names, password)
 
@@ -126,8 +126,12 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         differences = ["owner"]
     if differences and not check_mode:
         manager.apply()
-    diff = {"before": "owner: none\n", "after": f"owner: {params['email']}\n"} if differences else {"before": "", "after": ""}
-    location = f"secret {OWNER_PASSWORD} of environment {params['environment']} in the store"
+    diff = (
+        {"before": "owner: none\n", "after": f"owner: {params['email']}\n"}
+        if differences
+        else {"before": "", "after": ""}
+    )
+    location = f"secret {OWNER_ENTRY} of environment {params['environment']} in the store"
     return {"changed": bool(differences), "email": params["email"], "password_in": location, "diff": diff}
 
 

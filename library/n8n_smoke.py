@@ -122,7 +122,10 @@ def build_spec() -> dict[str, Any]:
 def call(params: dict[str, Any]) -> str:
     """Id of the execution that answered. Raises HttpError, N8nError (a wrong answer)."""
     edge = JsonClient(
-        params["public_url"], timeout=params["timeout"], ca_file=params["ca_file"], connect_to=params["connect_to"]
+        params["public_url"],
+        timeout=params["timeout"],
+        ca_file=params["ca_file"],
+        connect_to=params["connect_to"],
     )
     nonce = secrets.token_hex(8)
     answer = edge.request("POST", f"/webhook/{params['path']}", {"numbers": NUMBERS, "nonce": nonce})
@@ -131,7 +134,9 @@ def call(params: dict[str, Any]) -> str:
     except ValueError:
         body = None
     if not isinstance(body, dict) or body.get("nonce") != nonce or body.get("sum") != sum(NUMBERS):
-        raise N8nError(f"{params['public_url']}/webhook/{params['path']} answered {answer.status}: {answer.text[:200]!r}")
+        raise N8nError(
+            f"{params['public_url']}/webhook/{params['path']} answered {answer.status}: {answer.text[:200]!r}"
+        )
     return str(body["execution"])
 
 

@@ -103,8 +103,14 @@ def build_spec() -> dict[str, Any]:
 
 def wanted_parts(definition: dict[str, Any]) -> dict[str, Any]:
     """What is compared, in a form that does not depend on the order of nodes."""
-    nodes = {node["name"]: {k: v for k, v in node.items() if k not in NOT_COMPARED} for node in definition["nodes"]}
-    return {"nodes": nodes, "connections": definition["connections"], "settings": definition.get("settings", {})}
+    nodes = {
+        node["name"]: {k: v for k, v in node.items() if k not in NOT_COMPARED} for node in definition["nodes"]
+    }
+    return {
+        "nodes": nodes,
+        "connections": definition["connections"],
+        "settings": definition.get("settings", {}),
+    }
 
 
 def present_parts(workflow: dict[str, Any] | None, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +121,9 @@ def present_parts(workflow: dict[str, Any] | None, wanted: dict[str, Any]) -> di
     for node in workflow["nodes"]:
         keys = wanted["nodes"].get(node["name"], node)
         nodes[node["name"]] = {key: node[key] for key in keys if key in node}
-    settings = {key: value for key, value in (workflow["settings"] or {}).items() if key in wanted["settings"]}
+    settings = {
+        key: value for key, value in (workflow["settings"] or {}).items() if key in wanted["settings"]
+    }
     return {"nodes": nodes, "connections": workflow["connections"], "settings": settings}
 
 
@@ -140,7 +148,10 @@ class Manager:
         actions = [] if present == wanted else ["update" if self.workflow else "create"]
         actions += self._publication(bool(actions))
         if actions:
-            self.diff = {"before": self._text(present, self._published()), "after": self._text(wanted, self.params["active"])}
+            self.diff = {
+                "before": self._text(present, self._published()),
+                "after": self._text(wanted, self.params["active"]),
+            }
         return actions
 
     def apply(self, actions: list[str]) -> None:
@@ -166,7 +177,7 @@ class Manager:
         wanted, workflow = self.params["active"], self.workflow
         if wanted is None:
             return []
-        current = bool(workflow) and workflow["activeVersionId"] == workflow["versionId"] and not edited
+        current = workflow is not None and workflow["activeVersionId"] == workflow["versionId"] and not edited
         if wanted:
             return [] if self._published() and current else ["publish"]
         return ["unpublish"] if self._published() else []
@@ -175,7 +186,11 @@ class Manager:
         return bool(self.workflow and self.workflow["active"])
 
     def _text(self, parts: dict[str, Any], active: bool | None) -> str:
-        return json.dumps({**parts, "active": active}, indent=2, sort_keys=True, default=str) + "\n" if parts else ""
+        return (
+            json.dumps({**parts, "active": active}, indent=2, sort_keys=True, default=str) + "\n"
+            if parts
+            else ""
+        )
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -185,7 +200,13 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     except (N8nError, HttpError, StoreUnavailable):
         if not check_mode:
             raise
-        return {"changed": True, "id": "", "active": False, "actions": [], "diff": {"before": "", "after": ""}}
+        return {
+            "changed": True,
+            "id": "",
+            "active": False,
+            "actions": [],
+            "diff": {"before": "", "after": ""},
+        }
     if not check_mode:
         manager.apply(actions)
     workflow = manager.workflow or {}

@@ -10,13 +10,13 @@ from urllib.parse import quote, urlencode
 
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.http import HttpError, JsonClient, Response
-from ansible.module_utils.n8n_platform.openbao import STORE_ARGUMENTS, SecretStore, StoreUnavailable
+from ansible.module_utils.n8n_platform.openbao import STORE_ARGUMENTS, SecretStore
 
 PORT = 5678
 MAIN_SERVICE = "n8n-main"
 NETWORK = "edge"
-OWNER_PASSWORD = "n8n_owner_password"
-API_KEY = "n8n_api_key"
+OWNER_ENTRY = "n8n_owner_password"
+KEY_ENTRY = "n8n_api_key"
 POLL_SECONDS = 0.5
 PAGE = 250
 MFA_REQUIRED = 998
@@ -50,9 +50,11 @@ def address(params: dict[str, Any], engine: Callable[[], Engine] = Engine) -> st
 
 def client_from_params(params: dict[str, Any]) -> N8n:
     """A client with the API key of the store. Raises N8nError, StoreError."""
-    key = SecretStore.from_params(params).get(API_KEY)
+    key = SecretStore.from_params(params).get(KEY_ENTRY)
     if key is None:
-        raise N8nError(f"the store has no {API_KEY} for environment {params['environment']}: module n8n_api_key makes it")
+        raise N8nError(
+            f"the store has no {KEY_ENTRY} for environment {params['environment']}: module n8n_api_key makes it"
+        )
     return N8n(address(params), key)
 
 
@@ -70,7 +72,9 @@ class N8n:
     def ready(self) -> bool:
         """Database connected and migrated, all routes mounted."""
         try:
-            return self._client.request("GET", "/healthz/readiness", allowed=(404, 503), timeout=5).status == 200
+            return (
+                self._client.request("GET", "/healthz/readiness", allowed=(404, 503), timeout=5).status == 200
+            )
         except HttpError:
             return False
 
@@ -171,15 +175,9 @@ def _login_refused(email: str, second_factor: bool) -> str:
     if second_factor:
         return (
             f"{email} has a second factor, so no key can be made without a person: make an API key in the editor"
-            f" (Settings > n8n API) and put it into the store as {API_KEY}"
+            f" (Settings > n8n API) and put it into the store as {KEY_ENTRY}"
         )
     return (
         f"n8n refuses the password of {email}: if it was changed in the editor, put the new one into the store"
-        f" as {OWNER_PASSWORD}; if the owner's address was changed, set n8n_owner_email"
+        f" as {OWNER_ENTRY}; if the owner's address was changed, set n8n_owner_email"
     )
-
-
-__all__ = [
-    "ADDRESS_ARGUMENTS", "ADDRESS_RULES", "API_ARGUMENTS", "API_KEY", "MAIN_SERVICE", "N8n", "N8nError",
-    "OWNER_PASSWORD", "StoreUnavailable", "address", "client_from_params",
-]  # fmt: skip

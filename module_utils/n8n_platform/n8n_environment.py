@@ -82,7 +82,9 @@ FORBIDDEN: dict[str, tuple[str, ...]] = {
     "N8N_BLOCK_FILE_ACCESS_TO_N8N_FILES": ("false",),
 }  # fmt: skip
 
-_SECRET = re.compile(r"(PASSWORD|PASS|SECRET|TOKEN|API_KEY|ENCRYPTION_KEY|PRIVATE_KEY|_CERT|DSN|ACTIVATION_KEY)$")
+_SECRET = re.compile(
+    r"(PASSWORD|PASS|SECRET|TOKEN|API_KEY|ENCRYPTION_KEY|PRIVATE_KEY|_CERT|DSN|ACTIVATION_KEY)$"
+)
 _NUMBER = re.compile(r"-?\d+(\.\d+)?$")
 
 

@@ -19,7 +19,9 @@ def slot_subnet(pool: str, number: int) -> str:
     network = ipaddress.ip_network(pool)
     room = 2 ** max(SUBNET_PREFIX - network.prefixlen, 0)
     if not 0 < number < room:
-        raise AnsibleFilterError(f"platform_slot_subnet: {pool} has room for {room - 1} slots of /28, not for slot {number}")
+        raise AnsibleFilterError(
+            f"platform_slot_subnet: {pool} has room for {room - 1} slots, not for slot {number}"
+        )
     size = 2 ** (network.max_prefixlen - SUBNET_PREFIX)
     return f"{network.network_address + number * size}/{SUBNET_PREFIX}"
 
@@ -38,7 +40,9 @@ def n8n_slots(template: Any, count: Any, pool: str = "") -> Any:
     return [item for copy in copies for item in copy]
 
 
-def n8n_environment(table: Iterable[Mapping[str, Any]], process: str, extra: Mapping[str, Any] | None = None) -> dict[str, str]:
+def n8n_environment(
+    table: Iterable[Mapping[str, Any]], process: str, extra: Mapping[str, Any] | None = None
+) -> dict[str, str]:
     """{name: text} of one process (main, webhook, worker, runner); `extra` wins and does not reach runners."""
     rows = [row for row in table if process in row.get("for", EVERYWHERE) and row.get("when", True)]
     environment: dict[str, str] = {}
@@ -46,7 +50,9 @@ def n8n_environment(table: Iterable[Mapping[str, Any]], process: str, extra: Map
         if row["name"] in environment:
             raise AnsibleFilterError(f"{row['name']}: twice in the table for {process}")
         environment[row["name"]] = _text(row["value"])
-    return environment | ({} if process == "runner" else {name: str(value) for name, value in (extra or {}).items()})
+    return environment | (
+        {} if process == "runner" else {name: str(value) for name, value in (extra or {}).items()}
+    )
 
 
 def _text(value: Any) -> str:
