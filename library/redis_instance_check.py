@@ -1,0 +1,220 @@
+#!/usr/bin/python
+"""Compare what a Redis or Valkey instance in a container really does with what is wanted."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: redis_instance_check
+short_description: Compare a Redis or Valkey instance in a container with what is wanted
+description:
+  - Asks a running instance through C(redis-cli) inside its container, changes nothing, and fails naming every
+    difference.
+  - The password stays in the container; it is read there from a file.
+options:
+  project:
+    description: Compose project of the container.
+    type: str
+    required: true
+  service:
+    description: Compose service of the container.
+    type: str
+    required: true
+  user:
+    description: User of the access list that may ask all this.
+    type: str
+    default: admin
+  password_file:
+    description: File in the container that holds the user's password.
+    type: path
+    required: true
+  config:
+    description: Settings by name, as C(CONFIG GET) gives them; sizes in bytes.
+    type: dict
+    default: {}
+  users:
+    description:
+      - Rules of the access list by user. There must be no further users, and each must have its rules.
+      - User C(default) must always be off.
+    type: dict
+    required: true
+  refused:
+    description: Commands that none of the users may run, tried out with C(ACL DRYRUN), which runs none.
+    type: dict
+    default: {}
+  wait_seconds:
+    description: How long to wait for an answer.
+    type: int
+    default: 30
+attributes:
+  check_mode:
+    description: Never changes anything.
+    support: full
+  diff_mode:
+    description: Never changes anything.
+    support: none
+author: n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: The queue evicts nothing and n8n cannot empty it
+  redis_instance_check:
+    project: n8n-local
+    service: redis-queue
+    password_file: /run/secrets/redis_queue_admin_password
+    config: {maxmemory-policy: noeviction, appendonly: "yes"}
+    users:
+      default: "off"
+      n8n: "~bull:* +@all -@dangerous"
+      admin: "~* +@all"
+    refused: {n8n: [FLUSHALL, GET elsewhere]}
+"""
+
+RETURN = r"""
+version:
+  description: The server's version.
+  returned: success
+  type: str
+  sample: "8.0.2"
+"""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.http import HttpError
+
+Run = Callable[[list[str], str], tuple[int, str, str]]
+
+# Only inside the container, and only for this one process.
+_LOGIN = 'REDISCLI_AUTH=$(cat "$1") && export REDISCLI_AUTH && user=$2 && shift 2 && exec redis-cli --user "$user" "$@"'
+_POLL_SECONDS = 1.0
+
+
+class RedisError(Exception):
+    """The instance refused a command, or did not answer."""
+
+
+class Client:
+    """redis-cli in a container; `run(argv, stdin)` gives exit code, output and errors."""
+
+    def __init__(self, run: Run, container: str, user: str, password_file: str) -> None:
+        self._run = run
+        self._argv = ["docker", "exec", "-i", container, "sh", "-c", _LOGIN, "sh", password_file, user]
+
+    def version(self) -> str:
+        fields = dict(line.split(":", 1) for line in self._ask(["INFO server"]).splitlines() if ":" in line)
+        return fields.get("valkey_version", fields["redis_version"])
+
+    def ping(self) -> None:
+        self._ask(["PING"])
+
+    def replies(self, commands: list[str]) -> list[Any]:
+        """One reply per command. Raises RedisError."""
+        lines = self._ask(commands, ["--json"]).splitlines()
+        if len(lines) != len(commands):
+            raise RedisError(f"{len(commands)} commands, {len(lines)} replies")
+        return [json.loads(line) for line in lines]
+
+    def _ask(self, commands: list[str], options: list[str] | None = None) -> str:
+        """Raises RedisError; with -e an answer that is an error makes redis-cli end with another code than 0."""
+        code, output, errors = self._run([*self._argv, "-e", *(options or [])], "\n".join(commands) + "\n")
+        if code:
+            raise RedisError((errors or output).strip() or f"redis-cli ended with {code}")
+        return output
+
+
+def differences(client: Client, params: dict[str, Any]) -> list[str]:
+    """What is not as wanted, in words."""
+    wanted, trials = (
+        params["config"],
+        [f"{u} {c}" for u, commands in params["refused"].items() for c in commands],
+    )
+    questions = [f"CONFIG GET {name}" for name in wanted]
+    answers = client.replies(["ACL LIST", *questions, *(f"ACL DRYRUN {trial}" for trial in trials)])
+    acl, settings, verdicts = answers[0], answers[1 : 1 + len(questions)], answers[1 + len(questions) :]
+    actual = {name: value for answer in settings for name, value in answer.items()}
+    return [
+        *(f"{k} is {actual.get(k)}, wanted {v}" for k, v in wanted.items() if actual.get(k) != str(v)),
+        *acl_differences(users(acl), params["users"]),
+        *(
+            f"user {trial} is permitted"
+            for trial, verdict in zip(trials, verdicts, strict=True)
+            if verdict == "OK"
+        ),
+    ]
+
+
+def acl_differences(actual: dict[str, list[str]], wanted: dict[str, str]) -> list[str]:
+    """Every user must be known, and have every one of its rules; `default` must be off."""
+    found = [f"user {name} is not wanted" for name in actual if name not in {"default", *wanted}]
+    for name, rules in {"default": "off", **wanted}.items():
+        if name not in actual:
+            found.append(f"user {name} is missing")
+            continue
+        missing = [rule for rule in rules.split() if rule not in actual[name]]
+        if missing:
+            found.append(f"user {name} lacks {' '.join(missing)}")
+    return found
+
+
+def users(acl: list[str]) -> dict[str, list[str]]:
+    """`user <name> <rule> ...` lines, without the hashes of passwords."""
+    words = [line.split() for line in acl]
+    return {line[1]: [rule for rule in line[2:] if not rule.startswith("#")] for line in words}
+
+
+def connect(module: AnsibleModule) -> Client:
+    """Waits until the instance answers; RedisError when time is up."""
+    params = module.params
+    deadline = time.monotonic() + params["wait_seconds"]
+
+    def run(argv: list[str], stdin: str) -> tuple[int, str, str]:
+        result: tuple[int, str, str] = module.run_command(argv, data=stdin)
+        return result
+
+    while True:
+        try:
+            container = Engine().service(params["project"], params["service"])
+            if container is None:
+                raise RedisError("no such container")
+            client = Client(run, container["Id"], params["user"], params["password_file"])
+            client.ping()
+            return client
+        except (RedisError, HttpError) as error:
+            if time.monotonic() >= deadline:
+                raise RedisError(f"does not answer, waited {params['wait_seconds']} s: {error}") from error
+            time.sleep(_POLL_SECONDS)
+
+
+def build_spec() -> dict[str, Any]:
+    return {
+        "project": {"type": "str", "required": True},
+        "service": {"type": "str", "required": True},
+        "user": {"type": "str", "default": "admin"},
+        "password_file": {"type": "path", "required": True, "no_log": False},
+        "config": {"type": "dict", "default": {}},
+        "users": {"type": "dict", "required": True},
+        "refused": {"type": "dict", "default": {}},
+        "wait_seconds": {"type": "int", "default": 30},
+    }
+
+
+def main() -> None:
+    module = AnsibleModule(build_spec(), supports_check_mode=True)
+    name = module.params["service"]
+    try:
+        client = connect(module)
+        found = differences(client, module.params)
+        version = client.version()
+    except (RedisError, HttpError) as error:
+        module.fail_json(msg=f"{name}: {error}")
+    if found:
+        module.fail_json(msg=f"{name}: {'; '.join(found)}")
+    module.exit_json(changed=False, version=version)
+
+
+if __name__ == "__main__":
+    main()
