@@ -48,15 +48,12 @@ from ansible.module_utils.basic import AnsibleModule
 
 def build_spec() -> dict[str, Any]:
     return {
-        "argument_spec": {
-            "path": {"type": "path", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "controller": {"type": "str"},
-            "user": {"type": "str"},
-            "ttl_seconds": {"type": "int", "default": 7200},
-            "takeover": {"type": "bool", "default": False},
-        },
-        "supports_check_mode": True,
+        "path": {"type": "path", "required": True},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        "controller": {"type": "str"},
+        "user": {"type": "str"},
+        "ttl_seconds": {"type": "int", "default": 7200},
+        "takeover": {"type": "bool", "default": False},
     }
 
 
@@ -119,7 +116,7 @@ def _text(moment: datetime.datetime) -> str:
 
 
 def main() -> None:
-    module = AnsibleModule(**build_spec())
+    module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
     manager = Manager(module.params, datetime.datetime.now(datetime.timezone.utc))
     try:
         marks = manager.plan()

@@ -51,21 +51,18 @@ from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABE
 
 def build_spec() -> dict[str, Any]:
     return {
-        "argument_spec": {
-            "environment": {"type": "str", "required": True},
-            "confirm": {"type": "str", "default": ""},
-            "project": {"type": "str", "required": True},
-            "paths": {"type": "dict", "default": {}},
-            "resources": {"type": "bool", "default": True},
-            "data_root": {"type": "path", "required": True},
-            "disk_free_gb": {"type": "float", "default": 10},
-            "size": {"type": "dict", "default": {}},
-            "memory_reserve_mb": {"type": "int", "default": 512},
-            "ports": {"type": "dict", "default": {}},
-            "address": {"type": "str", "default": "127.0.0.1"},
-            "slot_subnet": {"type": "str", "required": True},
-        },
-        "supports_check_mode": True,
+        "environment": {"type": "str", "required": True},
+        "confirm": {"type": "str", "default": ""},
+        "project": {"type": "str", "required": True},
+        "paths": {"type": "dict", "default": {}},
+        "resources": {"type": "bool", "default": True},
+        "data_root": {"type": "path", "required": True},
+        "disk_free_gb": {"type": "float", "default": 10},
+        "size": {"type": "dict", "default": {}},
+        "memory_reserve_mb": {"type": "int", "default": 512},
+        "ports": {"type": "dict", "default": {}},
+        "address": {"type": "str", "default": "127.0.0.1"},
+        "slot_subnet": {"type": "str", "required": True},
     }
 
 
@@ -111,7 +108,7 @@ class Manager:
 
 
 def main() -> None:
-    module = AnsibleModule(**build_spec())
+    module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
     # Before the first run there is no engine, and nothing of ours to ask it for.
     engine = Engine() if Path(SOCKET).is_socket() else None
     problems = Manager(module.params, preflight.Host(), engine).plan()

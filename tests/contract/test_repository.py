@@ -1,0 +1,140 @@
+"""What must not stand in any file, what must agree, and what the inventories do."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from contract.conftest import ROOT, load, repository_files, text_of
+
+GENERATED = {"package-lock.json", "requirements.txt", "requirements-dev.txt"}
+FORBIDDEN = {
+    "an absolute path of a build machine": r"(?<![\w.-])/(work|Users)/",
+    "the address of a package registry": (
+        r"registry\.npmjs\.org|pypi\.org/simple|files\.pythonhosted\.org|proxy\.golang\.org|--index-url\b"
+    ),
+    "an unpinned image": r"(?:image|FROM|ref)[:=]?\s+[\"']?[\w./-]+:latest\b",
+    "a mark of unfinished work": r"\b(TODO|FIXME|XXX)\b",
+    "a conflict": r"^(<<<<<<<|>>>>>>>) ",
+}
+# The rules themselves. Exempt by name below: lock files, and the list of n8n's own variables with their defaults.
+EXEMPT = {Path(__file__).resolve()}
+
+
+@pytest.mark.parametrize("rule", FORBIDDEN)
+def test_no_file_contains(rule: str) -> None:
+    pattern = re.compile(FORBIDDEN[rule], re.MULTILINE)
+    found = []
+    for path in repository_files():
+        if path in EXEMPT or path.name in GENERATED or re.fullmatch(r"environment-[\d.]+\.json", path.name):
+            continue
+        for number, line in enumerate(text_of(path).splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}")
+    assert found == []
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_the_python_lock_has_hashes_and_no_address(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "http" not in text
+    blocks = re.split(r"\n(?=[a-z0-9])", text.strip())
+    assert [
+        block.split()[0]
+        for block in blocks
+        if re.match(r"[a-z0-9].*==", block) and "--hash=sha256:" not in block
+    ] == []
+
+
+def test_the_npm_locks_record_no_registry() -> None:
+    for path in repository_files():
+        if path.name == "package-lock.json":
+            packages = json.loads(path.read_text())["packages"]
+            assert [name for name, entry in packages.items() if "resolved" in entry] == []
+            assert [name for name, entry in packages.items() if name and "integrity" not in entry] == []
+
+
+def test_the_development_lock_contains_the_operators() -> None:
+    def pins(name: str) -> set[str]:
+        return set(re.findall(r"^([a-z0-9-]+==[^ ;\\]+)", (ROOT / name).read_text(), re.MULTILINE))
+
+    assert pins("requirements.txt") <= pins("requirements-dev.txt")
+
+
+def test_collections_are_those_bundled() -> None:
+    import ansible_collections  # type: ignore[import-not-found]
+
+    site = Path(next(iter(ansible_collections.__path__)))
+    for collection in load(ROOT / "requirements.yml")["collections"]:
+        manifest = json.loads((site / collection["name"].replace(".", "/") / "MANIFEST.json").read_text())
+        assert manifest["collection_info"]["version"] == collection["version"], collection["name"]
+
+
+def test_every_collection_that_is_used_is_listed() -> None:
+    listed = {collection["name"] for collection in load(ROOT / "requirements.yml")["collections"]}
+    used = set()
+    for path in repository_files():
+        if path.suffix == ".yml" and {"roles", "playbooks"} & set(path.parts):
+            used |= set(
+                re.findall(
+                    r"^\s*(?:- )?((?:community|ansible)\.(?!builtin\b)[a-z_]+)\.[a-z_]+:", text_of(path), re.M
+                )
+            )
+    assert used <= listed
+
+
+@pytest.mark.parametrize("directory", ["group_vars/all", "playbooks"])
+def test_files_stay_below_their_ceiling(directory: str) -> None:
+    ceiling = {"group_vars/all": 80, "playbooks": 150}[directory]
+    sizes = {path.name: len(text_of(path).splitlines()) for path in (ROOT / directory).glob("*.yml")}
+    assert {name: lines for name, lines in sizes.items() if lines > ceiling} == {}
+
+
+INVENTORIES = sorted(path.parent for path in (ROOT / "inventories").glob("*/hosts.yml"))
+
+
+def inventory_variables(inventory: Path) -> dict[str, object]:
+    # Without it the current folder counts as the playbooks', and its group_vars would outrank the inventory's.
+    of_playbooks = ["--playbook-dir", str(ROOT / "playbooks")]
+    command = [
+        str(Path(sys.executable).with_name("ansible-inventory")),
+        "-i",
+        str(inventory),
+        "--list",
+        *of_playbooks,
+    ]
+    listed = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    variables: dict[str, object] = next(iter(listed["_meta"]["hostvars"].values()))
+    return variables
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.name)
+def test_an_inventory_is_named_like_its_environment(inventory: Path) -> None:
+    assert inventory_variables(inventory)["platform_environment"] == inventory.name
+
+
+@pytest.mark.parametrize("name", ["ports", "addresses"])
+def test_environments_can_live_side_by_side(name: str) -> None:
+    key = {"ports": "platform_port_base", "addresses": "platform_slot_subnet"}[name]
+    values = [inventory_variables(inventory)[key] for inventory in INVENTORIES]
+    assert len(values) == len(set(map(str, values)))
+
+
+def test_an_inventory_wins_over_what_all_share(tmp_path: Path) -> None:
+    """The shared variables are linked as 00-shared, so the files beside them are read later."""
+    inventory = tmp_path / "made-up"
+    variables = inventory / "group_vars/all"
+    variables.mkdir(parents=True)
+    (inventory / "hosts.yml").write_text("platform: {hosts: {localhost: {}}}\n")
+    (variables / "00-shared").symlink_to(ROOT / "group_vars/all")
+    (variables / "50-environment.yml").write_text("platform_domain: made-up.example\n")
+    found = inventory_variables(inventory)
+    assert found["platform_domain"] == "made-up.example"
+    assert found["platform_timezone"] == load(ROOT / "group_vars/all/platform.yml")["platform_timezone"]
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: path.name)
+def test_each_inventory_links_what_all_share(inventory: Path) -> None:
+    assert (inventory / "group_vars/all/00-shared").resolve() == (ROOT / "group_vars/all").resolve()
