@@ -1,0 +1,98 @@
+"""A Compose project in memory: the engine's and Compose's answers to the slot library and to apply."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+LABEL = "io.n8n-platform."
+
+
+class FakeProject:
+    """Is the engine; FakeCompose is the other side. `calls` lists what was asked for; `broken` services never become healthy."""
+
+    def __init__(self, release: Path, tiers: dict[str, list[str]], slots: dict[str, list[str]]) -> None:
+        self.index = {"tiers": tiers, "slots": slots, "networks": {"data": "d1"}}
+        release.mkdir(parents=True, exist_ok=True)
+        (release / "index.json").write_text(json.dumps(self.index))
+        self.labels = {
+            service: {LABEL + "slot": slot} for slot, members in slots.items() for service in members
+        }
+        self.labels |= {
+            service: {LABEL + "tier": tier} for tier, members in tiers.items() for service in members
+        }
+        self.hashes = dict.fromkeys(self.labels, "h1")
+        self.found: dict[str, dict[str, Any]] = {}
+        self.broken: set[str] = set()
+        self.exit_codes: dict[str, int] = {}
+        self.network_definition = "d1"
+        self.calls: list[str] = []
+
+    def add(self, service: str, state: str = "running", config_hash: str = "h1", slot: str = "") -> None:
+        labels = {
+            "com.docker.compose.service": service,
+            "com.docker.compose.config-hash": config_hash,
+            **self.labels.get(service, {LABEL + "slot": slot} if slot else {}),
+        }
+        health = "unhealthy" if service in self.broken else "healthy"
+        self.found[service] = {
+            "Id": service,
+            "Names": [f"/{service}"],
+            "State": state,
+            "Status": f"Up 2 minutes ({health})" if state == "running" else "Exited (0)",
+            "Labels": labels,
+        }
+
+    # The engine
+    def containers(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+        wanted = [name for name, value in labels.items() if value is None]
+        return [item for item in self.found.values() if all(name in item["Labels"] for name in wanted)]
+
+    def project(self, project: str) -> list[dict[str, Any]]:
+        return list(self.found.values())
+
+    def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+        labels_found = {"com.docker.compose.network": "data", LABEL + "definition": self.network_definition}
+        return [{"Name": "p_data", "Labels": labels_found}]
+
+    def stop(self, container: str) -> None:
+        self.calls.append(f"stop {container}")
+        if container in self.found:
+            self.add(container, "exited", self.found[container]["Labels"]["com.docker.compose.config-hash"])
+
+    def remove(self, container: str) -> None:
+        self.calls.append(f"remove {container}")
+        del self.found[container]
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        log = [{"Output": "no answer on port 5678"}]
+        return {"State": {"ExitCode": self.exit_codes.get(container, 0), "Health": {"Log": log}}}
+
+    # Compose
+    def config_hashes(self) -> dict[str, str]:
+        return self.hashes
+
+    def up(self, services: list[str]) -> None:
+        self.calls.append("up " + " ".join(services))
+        for service in services:
+            self.add(service, "running", self.hashes[service])
+
+    def stop_services(self, services: list[str]) -> None:
+        self.calls.append("compose stop " + " ".join(services))
+        for service in services:
+            self.add(service, "exited")
+
+    def down(self) -> None:
+        self.calls.append("down")
+        self.found.clear()
+
+
+class FakeCompose:
+    """Compose's side of the same project: `stop` means another thing there."""
+
+    def __init__(self, project: FakeProject) -> None:
+        self.config_hashes = project.config_hashes
+        self.up = project.up
+        self.stop = project.stop_services
+        self.down = project.down

@@ -1,0 +1,127 @@
+"""What differs between a release and the running containers, and what is done about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import platform_compose_apply
+import pytest
+from ansible.module_utils.n8n_platform.compose_policy import ComposeError
+from support.fake_project import FakeCompose, FakeProject
+
+TIERS = {"secrets": ["openbao"], "data": ["db", "queue"], "app": ["main"], "edge": ["proxy"]}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeProject:
+    release = tmp_path / "releases/current"
+    found = FakeProject(release, TIERS, {"worker-1": ["worker"]})
+    (release / "compose.yaml").write_text("")
+    monkeypatch.setattr(platform_compose_apply, "Engine", lambda _: found)
+    monkeypatch.setattr(platform_compose_apply, "ComposeCli", lambda *_: FakeCompose(found))
+    return found
+
+
+def manager(tmp_path: Path, docker: str | None = "docker", **given: Any) -> platform_compose_apply.Manager:
+    defaults = {name: option.get("default") for name, option in platform_compose_apply.build_spec().items()}
+    fixed = {"project": "p", "releases_root": str(tmp_path / "releases"), "wait_timeout": 0}
+    return platform_compose_apply.Manager({**defaults, **fixed, **given}, docker)
+
+
+def said(subject: platform_compose_apply.Manager, check_mode: bool = False) -> list[str]:
+    return [f"{item.service}: {item.reason}" for item in subject.plan(check_mode)]
+
+
+def run(tmp_path: Path, **given: Any) -> None:
+    subject = manager(tmp_path, **given)
+    subject.apply(subject.plan(check_mode=False))
+
+
+def test_starts_tier_by_tier_without_slots(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    assert project.calls == ["up openbao", "up db queue", "up main", "up proxy"]
+
+
+def test_an_unchanged_run_asks_nothing_of_compose(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.calls.clear()
+    assert said(manager(tmp_path)) == []
+    run(tmp_path)
+    assert project.calls == []
+
+
+def test_only_what_differs_is_handed_over(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.hashes["queue"] = "h2"
+    project.add("main", "exited")
+    del project.found["proxy"]
+    project.calls.clear()
+    assert said(manager(tmp_path)) == ["queue: changed", "main: exited", "proxy: missing"]
+    run(tmp_path)
+    assert project.calls == ["up queue", "up main", "up proxy"]
+
+
+def test_tiers_narrow(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path, tiers=["app", "data"])
+    assert project.calls == ["up db queue", "up main"]
+
+
+def test_a_sick_service_ends_the_run_before_the_next_tier(project: FakeProject, tmp_path: Path) -> None:
+    project.broken = {"db"}
+    with pytest.raises(
+        ComposeError, match=r"service db is unhealthy after 0 s: no answer on port 5678 \(docker logs db\)"
+    ):
+        run(tmp_path)
+    assert "up main" not in project.calls
+
+
+def test_a_service_that_is_sick_already_is_waited_for_not_restarted(
+    project: FakeProject, tmp_path: Path
+) -> None:
+    run(tmp_path)
+    project.broken = {"main"}
+    project.add("main")
+    project.calls.clear()
+    assert said(manager(tmp_path)) == ["main: unhealthy"]
+    with pytest.raises(ComposeError, match="service main is unhealthy"):
+        run(tmp_path)
+    assert project.calls == []
+
+
+def test_orphans_go_first_but_slots_are_left_to_their_library(project: FakeProject, tmp_path: Path) -> None:
+    project.add("former")
+    project.add("old-worker", slot="worker-9")
+    run(tmp_path)
+    assert project.calls[:3] == ["stop former", "remove former", "up openbao"]
+    assert "old-worker" in project.found
+
+
+def test_a_network_with_another_definition_is_refused(project: FakeProject, tmp_path: Path) -> None:
+    project.network_definition = "d0"
+    with pytest.raises(ComposeError, match="network p_data exists with another definition"):
+        manager(tmp_path).plan(check_mode=False)
+
+
+def test_stopping_goes_backwards_and_leaves_other_tiers(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.calls.clear()
+    run(tmp_path, state="stopped", tiers=["secrets", "data", "app"])
+    assert project.calls == ["compose stop main", "compose stop db queue", "compose stop openbao"]
+    assert said(manager(tmp_path, state="stopped", tiers=["secrets", "data", "app"])) == []
+
+
+def test_removing_stops_the_edge_first(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.calls.clear()
+    run(tmp_path, state="absent")
+    assert project.calls == ["stop proxy", "stop main", "stop db", "stop queue", "stop openbao", "down"]
+
+
+def test_a_first_check_run_says_what_is_missing(tmp_path: Path) -> None:
+    assert said(manager(tmp_path, docker=None), check_mode=True) == [
+        "the Docker client: missing",
+        "release current: missing",
+    ]
+    with pytest.raises(ComposeError, match="not on this host"):
+        manager(tmp_path, docker=None).plan(check_mode=False)
