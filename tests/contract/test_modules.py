@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,8 @@ def test_it_has_the_common_shape(path: Path) -> None:
     assert {"build_spec", "main"} <= set(functions)
     main = functions["main"]
     assert main.end_lineno and main.end_lineno - main.lineno < 25
+    if "exit_json(changed=False" in path.read_text():
+        return  # only looks
     managers = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Manager"]
     assert len(managers) == 1
     assert "plan" in {node.name for node in managers[0].body if isinstance(node, ast.FunctionDef)}
@@ -71,8 +74,6 @@ def test_it_has_the_common_shape(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*MODULES, *UTILITIES], ids=lambda path: path.stem)
 def test_it_needs_only_the_standard_library(path: Path) -> None:
-    import sys
-
     foreign = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
