@@ -88,7 +88,6 @@ class Slots:
                     with ThreadPoolExecutor(max_workers=len(group)) as pool:
                         for _ in pool.map(self._act, group):
                             pass
-            self._rolling.unlink(missing_ok=True)
 
     def _act(self, act: Act) -> None:
         if act.verb in ("roll", "restart"):
@@ -96,6 +95,7 @@ class Slots:
             return
         with self._logged(act.verb, act.slot):
             self._drain(act.slot)
+            self._forget([act.slot])
             if act.verb == "remove":
                 for member in act.slot.members:
                     self._engine.remove(member.container)
@@ -106,11 +106,17 @@ class Slots:
             self._drain(act.slot)
             self._compose.up([member.service for member in act.slot.members])
             self._wait_healthy([act.slot])
+            self._forget([act.slot])
+
+    def _forget(self, slots: list[Slot]) -> None:
+        """What somebody has started or drained since is no longer an interrupted change."""
+        if {slot.name for slot in slots} & set(self.interrupted()):
             self._rolling.unlink(missing_ok=True)
 
     def _start(self, slots: list[Slot]) -> None:
         began = time.monotonic()
         self._compose.up([member.service for slot in slots for member in slot.members])
+        self._forget(slots)
         for slot in slots:
             with self._logged("start", slot, began):
                 self._wait_healthy([slot])

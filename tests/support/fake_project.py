@@ -10,7 +10,7 @@ LABEL = "io.n8n-platform."
 
 
 class FakeProject:
-    """Is the engine; FakeCompose is the other side. `calls` lists what was asked for; `broken` services never become healthy."""
+    """Is the engine; FakeCompose is the other side. `calls`: what was asked for; `broken`: never become healthy."""
 
     def __init__(self, release: Path, tiers: dict[str, list[str]], slots: dict[str, list[str]]) -> None:
         self.index = {"tiers": tiers, "slots": slots, "networks": {"data": "d1"}}

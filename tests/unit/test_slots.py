@@ -21,11 +21,8 @@ def slot(
         "partial": ("exited", "running"),
         "stopped": ("exited", "exited"),
     }
-    members = [
-        Member(f"{part}-{name}", name, one, health, outdated)
-        for part, one in zip("ab", states[state], strict=True)
-    ]
-    return Slot(name, tuple(members), orphan)
+    one, two = (Member(name, name, member, health, outdated) for member in states[state])
+    return Slot(name, (one, two), orphan)
 
 
 def slots(running: int, total: int = 6, kind: str = "worker") -> list[Slot]:
@@ -162,6 +159,7 @@ class TestLibrary:
     def test_an_interrupted_roll_is_remembered(self, project: FakeProject, tmp_path: Path) -> None:
         run(project, "worker-2", config_hash="old")
         subject = library(project, tmp_path)
+        run(project, "worker-1")
 
         def killed(_: list[str]) -> None:
             raise KeyboardInterrupt
@@ -172,8 +170,18 @@ class TestLibrary:
         after = library(project, tmp_path)
         acts = slot_policy.rolled(after.all(), worker(0), after.interrupted())
         assert said(acts) == ["start worker-2"]
+        after.carry_out(slot_policy.drained(after.all(), ["worker-1"], Bounds()))
+        assert after.interrupted() == ["worker-2"]
         after.carry_out(acts)
         assert after.interrupted() == []
+
+    def test_draining_a_slot_by_hand_is_no_interruption(self, project: FakeProject, tmp_path: Path) -> None:
+        run(project, "worker-1", "worker-2")
+        (tmp_path / "state").mkdir()
+        (tmp_path / "state/slots-rolling.json").write_text('["worker-2"]')
+        subject = library(project, tmp_path)
+        subject.carry_out(slot_policy.drained(subject.all(), ["worker-2"], Bounds()))
+        assert subject.interrupted() == []
 
     def test_starts_side_by_side_in_groups(self, project: FakeProject, tmp_path: Path) -> None:
         subject = library(project, tmp_path, parallel=2)
@@ -213,7 +221,7 @@ class TestLibrary:
         project.exit_codes = {"n8n-worker-1": 137}
         subject = library(project, tmp_path)
         subject.carry_out(slot_policy.drained(subject.all(), ["worker-1"], Bounds()))
-        assert subject.messages[0] == "worker-1: n8n-worker-1 was killed when its stop time was over"
+        assert subject.messages[0] == "worker-1: n8n-worker-1 had to be killed when its stop time was over"
 
     def test_a_second_actor_is_refused(self, project: FakeProject, tmp_path: Path) -> None:
         run(project, "worker-1")
