@@ -79,9 +79,8 @@ def main() -> None:
     problems = findings(module.params)
     if problems:
         module.fail_json(msg="; ".join(problems), findings=problems)
-    module.exit_json(
-        changed=False, checked=len(module.params["extra"]) + sum(map(len, module.params["managed"].values()))
-    )
+    checked = len(module.params["extra"]) + sum(map(len, module.params["managed"].values()))
+    module.exit_json(changed=False, checked=checked)
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ class Inspection:
 
 def verdict(checks: list[dict[str, Any]]) -> dict[str, Any]:
     problems = [f"{check['name']}: {check['detail']}" for check in checks if not check["ok"]]
-    return {"changed": False, "healthy": not problems, "problems": problems, "checks": checks}
+    return {"healthy": not problems, "problems": problems, "checks": checks}
 
 
 def main() -> None:
@@ -234,7 +234,7 @@ def main() -> None:
     result = verdict(Inspection(module.params, Engine()).run())
     if result["problems"] and module.params["fail_on_problems"]:
         module.fail_json(msg="n8n is not healthy: " + "; ".join(result["problems"]), **result)
-    module.exit_json(**result)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":
