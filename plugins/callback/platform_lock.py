@@ -78,14 +78,10 @@ def take_lock(environment: str, path: Path, exclusive: bool, command: str) -> in
             f"{environment} is in use by another run ({holder}). "
             f"Nothing has been changed; try again when it has ended. Lock: {path}"
         ) from None
-    holder = {
-        "pid": os.getpid(),
-        "user": getpass.getuser(),
-        "since": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
-    }
+    since = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    mark = {"pid": os.getpid(), "user": getpass.getuser(), "since": since, "command": command}
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+    os.pwrite(descriptor, json.dumps(mark).encode(), 0)
     return descriptor
 
 

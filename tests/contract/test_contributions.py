@@ -1,0 +1,127 @@
+"""A role that nobody names is seen by everything that merges contributions."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from contract.conftest import ROOT
+
+ROLE = "made_up"
+CONTRIBUTION: dict[str, Any] = {
+    "role": ROLE,
+    "service": {
+        "services": {
+            "made-up": {
+                "image": f"made-up@sha256:{'0' * 64}",
+                "user": "4000:4000",
+                "networks": ["edge"],
+                "secrets": ["made_up_password"],
+                "healthcheck": {"test": ["CMD", "true"]},
+                "deploy": {"resources": {"limits": {"cpus": "0.5", "memory": "64M", "pids": 50}}},
+                "volumes": [
+                    {"type": "bind", "source": "{{ platform_volumes_root }}/made-up", "target": "/data"},
+                ],
+            }
+        },
+        "networks": {"edge": {}},
+    },
+    "volumes": [{"name": "made-up", "owner": os.getuid(), "group": os.getgid(), "mode": "0700"}],
+    "secrets": [{"name": "made_up_password", "kind": "password"}],
+    "edge": [
+        {
+            "name": "made-up",
+            "host": "made-up",
+            "paths": ["/"],
+            "class": "operator",
+            "servers": ["http://made-up:8000"],
+            "health_path": "/healthz",
+        }
+    ],
+    "schedule": [{"name": "made-up-job", "calendar": "daily 03:30", "command": ["/bin/true"]}],
+}
+MERGED = {
+    "routes": "{{ __traefik_routes }}",
+    "host_names": "{{ __traefik_host_names }}",
+    "jobs": "{{ __schedule_jobs }}",
+    "secrets": "{{ __secrets_entries }}",
+}
+
+
+def play(*tasks: dict[str, Any]) -> dict[str, Any]:
+    return {"hosts": "platform", "gather_facts": False, "tasks": list(tasks)}
+
+
+def enter(role: str, entry: str, **more: Any) -> dict[str, Any]:
+    return {"ansible.builtin.import_role": {"name": role, "tasks_from": entry}, **more}
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the mergers of the real roles make of the contribution."""
+    folder = tmp_path_factory.mktemp("contributions")
+    role = folder / "roles" / ROLE
+    for name, content in {"vars": {f"__{ROLE}_contribution": CONTRIBUTION}, "tasks": []}.items():
+        (role / name).mkdir(parents=True)
+        (role / name / "main.yml").write_text(yaml.safe_dump(content))
+    out = {"ansible.builtin.copy": {"dest": str(folder / "merged.json"), "content": "{{ merged | to_json }}"}}
+    made_up = enter(ROLE, "main")
+    book = [
+        play(made_up, enter("volumes", "config"), enter("compose_project", "config")),
+        # Only their variables are wanted here: a role imported under a false condition is in sight and does nothing.
+        play(
+            made_up,
+            *(enter(name, "config", when=False) for name in ("traefik", "schedule", "secrets")),
+            {**out, "vars": {"merged": MERGED}},
+        ),
+    ]
+    (folder / "book.yml").write_text(yaml.safe_dump(book))
+    variables = {
+        "platform_environment": "made-up",
+        "platform_root": str(folder),
+        "volumes_extra_directories": [],
+    }
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
+    done = subprocess.run(
+        [*command, "-e", json.dumps(variables), str(folder / "book.yml")],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "ANSIBLE_ROLES_PATH": f"{folder / 'roles'}:{ROOT / 'roles'}",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    releases = folder / "made-up/releases"
+    compose = yaml.safe_load((releases / "current/compose.yaml").read_text())
+    return json.loads((folder / "merged.json").read_text()) | {"compose": compose, "data": folder / "made-up"}
+
+
+def test_compose_runs_its_service(merged: dict[str, Any]) -> None:
+    service = merged["compose"]["services"]["made-up"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["secrets"] == [{"source": "made-up.made_up_password", "target": "made_up_password"}]
+
+
+def test_its_directory_is_made(merged: dict[str, Any]) -> None:
+    stat = (merged["data"] / "volumes/made-up").stat()
+    assert (stat.st_uid, stat.st_mode & 0o777) == (os.getuid(), 0o700)
+
+
+def test_the_edge_routes_it(merged: dict[str, Any]) -> None:
+    assert "made-up" in json.dumps(merged["routes"])
+    assert any(name.startswith("made-up.") for name in merged["host_names"])
+
+
+def test_its_secret_is_made(merged: dict[str, Any]) -> None:
+    assert CONTRIBUTION["secrets"][0] in merged["secrets"]
+
+
+def test_its_job_is_scheduled(merged: dict[str, Any]) -> None:
+    assert CONTRIBUTION["schedule"][0] in merged["jobs"]
