@@ -87,6 +87,7 @@ from ansible.module_utils.n8n_platform.http import HttpError, JsonClient
 ACCEPTED = "accepted"
 POLL_SECONDS = 0.1
 LOG_LINES = 5000
+UNREADABLE = "Error while building configuration"
 _ID = re.compile(r"Path\(`/config/([0-9a-f]+)`\)")
 # Errors of serving requests and of ACME carry other keys, or none of these.
 _SUBJECTS = ("routerName", "middlewareName", "serviceName", "entryPointName")
@@ -174,6 +175,10 @@ class Manager:
         if steps:
             config.switch(self.directory / ACCEPTED, self._link(config.CURRENT))
 
+    def diff(self) -> dict[str, str]:
+        before, after = (self._link(name) for name in (ACCEPTED, config.CURRENT))
+        return {"before": f"in force: {before}\n", "after": f"in force: {after}\n"}
+
     @property
     def accepted(self) -> str:
         return self._link(ACCEPTED)
@@ -185,7 +190,8 @@ class Manager:
         def taken() -> bool:
             if self._answers(f"/config/{config_id}"):
                 return True
-            self._refuse_errors(begin, before)
+            # Other errors are written while the configuration is still on its way into force.
+            self._refuse_errors(begin, before, UNREADABLE)
             return False
 
         self._wait(taken, "the configuration is not in force and the log does not say why")
@@ -193,10 +199,10 @@ class Manager:
         time.sleep(2 * POLL_SECONDS)
         self._refuse_errors(begin, before)
 
-    def _refuse_errors(self, since: datetime, before: str) -> None:
+    def _refuse_errors(self, since: datetime, before: str, about: str = "") -> None:
         known = set(before.splitlines())
         new = "\n".join(line for line in self._log().splitlines() if line not in known)
-        if errors := config_errors(new, since):
+        if errors := [error for error in config_errors(new, since) if about in error]:
             raise Refused("; ".join(errors))
 
     def _put_back(self) -> str:
@@ -246,16 +252,11 @@ def main() -> None:
     try:
         manager = Manager(module.params, Engine())
         steps = manager.plan()
-        before = manager.accepted
+        diff = manager.diff() if "reload" in steps else {}
         if not module.check_mode:
             manager.apply(steps)
     except (ReloadError, Refused, EngineError, HttpError, config.ConfigError, OSError) as error:
         module.fail_json(msg=str(error))
-    diff = (
-        {"before": f"in force: {before}\n", "after": f"in force: {module.params['config_id']}\n"}
-        if "reload" in steps
-        else {}
-    )
     module.exit_json(changed="reload" in steps, accepted=manager.accepted, diff=diff)
 
 

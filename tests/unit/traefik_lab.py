@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.n8n_platform import config
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader, init_plugin_loader
 from ansible.template import Templar
@@ -221,23 +222,20 @@ class Lab:
     def _localised(self, text: str) -> str:
         for port, own in ((8080, self.http), (8443, self.https), (8082, self.internal)):
             text = text.replace(f'":{port}"', f'"127.0.0.1:{own}"')
-        text = text.replace("/etc/traefik.d/current", str(self.directory / "current"))
+        text = text.replace("/etc/traefik.d/current", str(self.directory / "config" / "current"))
         return text.replace("/run/secrets", str(self.directory / "secrets"))
 
     def write(self, **inputs: Any) -> None:
         self.inputs = inputs
         self.config_id = self._value("__traefik_config_id")
         files = dict(self._value("__traefik_dynamic_files"))
-        template = {
-            "__id_file": (ROLE / "templates/config-id.yml.j2")
-            .read_text()
-            .replace("{{ __traefik_config_id }}", self.config_id)
-        }
-        files["config-id.yml"] = template["__id_file"]
-        current = self.directory / "current"
-        current.mkdir(exist_ok=True)
+        id_file = (ROLE / "templates/config-id.yml.j2").read_text()
+        files["config-id.yml"] = id_file.replace("{{ __traefik_config_id }}", self.config_id)
+        rendered = self.directory / "config" / self.config_id
+        rendered.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            (current / name).write_text(self._localised(content))
+            (rendered / name).write_text(self._localised(content))
+        config.switch(rendered.parent / config.CURRENT, self.config_id)
 
     @property
     def pid(self) -> int:
