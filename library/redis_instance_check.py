@@ -106,7 +106,7 @@ class Client:
 
     def version(self) -> str:
         fields = dict(line.split(":", 1) for line in self._ask(["INFO server"]).splitlines() if ":" in line)
-        return fields.get("valkey_version", fields["redis_version"])
+        return fields.get("valkey_version", fields["redis_version"]).strip()
 
     def ping(self) -> None:
         self._ask(["PING"])
