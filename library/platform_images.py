@@ -1,0 +1,379 @@
+#!/usr/bin/python
+# Copyright (c) the n8n platform maintainers
+# SPDX-License-Identifier: MIT
+"""Build the container images that are missing from the engine."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: platform_images
+short_description: Get the container images that the engine lacks
+description:
+  - Gives each image the reference C(n8n-platform/<name>:<hash of its inputs>), asks the engine which of them are
+    missing, and makes those, from one of several sources. All sources end in references of this form.
+  - Building is one C(docker buildx bake) for each level of bases. Finished layers stay, so a run that was interrupted
+    goes on where it stopped. Everything comes from the package registries that the host's own clients are set up
+    for; their settings and the host's CA bundle are given to the build as secrets and end up in no layer.
+  - The action plugin of the same name fills in the digests, copies the build contexts and shows the progress.
+options:
+  state:
+    description:
+      - V(present) makes what is missing.
+      - V(bundled) writes all images to O(bundle_file) and a manifest with checksums beside it.
+      - V(pruned) removes images of the platform that are not among the O(keep) newest of their name and that no
+        container uses.
+    type: str
+    choices: [present, bundled, pruned]
+    default: present
+  source:
+    description:
+      - V(packages) builds all images of O(images).
+      - V(upstream) takes those of O(upstream) instead; what has C(pull) is pulled by its digest.
+      - V(bundle) loads O(bundle_file).
+      - V(auto) decides before anything is fetched. Where all images of V(packages) or of V(upstream) are there, that
+        one. Otherwise V(upstream) if each C(pull) has a digest and a registry answers, else V(packages).
+    type: str
+    choices: [auto, upstream, packages, bundle]
+    default: auto
+  images:
+    description: The images when everything is built, in any order.
+    type: list
+    elements: dict
+    required: true
+    suboptions: &image
+      name:
+        description: Name below C(n8n-platform/).
+        type: str
+        required: true
+      context:
+        description: Folder of its build context below O(contexts); the image's name if not given.
+        type: str
+      digest:
+        description: Digest of that folder; made from the folder on the target if not given.
+        type: str
+      pull:
+        description: C(image), C(tag) and C(digest) to pull instead of building.
+        type: dict
+        default: {}
+      base:
+        description: The image of this list that its Dockerfile names in C(FROM).
+        type: str
+        default: ""
+      args:
+        description: Build arguments.
+        type: dict
+        default: {}
+      rootfs:
+        description: C(packages) of a Debian root file system, which the Dockerfile finds as C(rootfs.tar).
+        type: dict
+        default: {}
+  upstream:
+    description: The images when a registry is used.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *image
+  contexts:
+    description: Folder of the build contexts on the target.
+    type: path
+    required: true
+  cache_root:
+    description: Folder for what is only needed while building, the log and the lock.
+    type: path
+    required: true
+  suite:
+    description: Suite of Debian that is built from.
+    type: str
+    required: true
+  refreshed:
+    description: A date; one of the hashed inputs, so that a new one takes the updates of all packages.
+    type: str
+    required: true
+  registry:
+    description: Registry to pull from instead of the one that the names say, host and path without a scheme.
+    type: str
+    default: ""
+  bundle_file:
+    description: The bundle, on the target; its manifest lies beside it with C(.json) added to the name.
+    type: path
+  keep:
+    description: How many images of each name O(state=pruned) keeps, the current one among them.
+    type: int
+    default: 2
+  minimum_free_gb:
+    description: Refuse to make images with less than this free where the engine keeps them.
+    type: int
+    default: 12
+  stall_seconds:
+    description: Give up a pull that makes no progress for this long.
+    type: int
+    default: 300
+  debian_mirror:
+    description: Address of Debian's archive; the one in the host's apt sources if empty.
+    type: str
+    default: ""
+  extra_ca_file:
+    description: A CA bundle that is trusted while building besides the host's own.
+    type: str
+    default: ""
+  http_proxy:
+    description: Proxy for the build.
+    type: str
+    default: ""
+  no_proxy:
+    description: Names that are reached without O(http_proxy).
+    type: str
+    default: ""
+requirements:
+  - docker with buildx, mmdebstrap
+attributes:
+  check_mode:
+    support: full
+    description: Plans only, and refuses what could not be made.
+  diff_mode:
+    support: full
+    description: The references that come or go.
+author: n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: build | Build missing images
+  platform_images:
+    images:
+      - {name: base, rootfs: {packages: [ca-certificates, curl]}}
+      - {name: redis, base: base, args: {REDIS_MAJOR: "8"}}
+    contexts: "{{ role_path }}/files"
+    cache_root: "{{ platform_cache_root }}"
+    suite: trixie
+    refreshed: "2026-01-01"
+"""
+
+RETURN = r"""
+refs:
+  description: Reference of each image by its name, C(-) written as C(_).
+  returned: always
+  type: dict
+  sample: {n8n: "n8n-platform/n8n:0123456789ab"}
+source:
+  description: The source that was taken.
+  returned: always
+  type: str
+reason:
+  description: Why that one.
+  returned: always
+  type: str
+missing:
+  description: Names of the images that the engine lacked.
+  returned: always
+  type: list
+  elements: str
+built:
+  description: Names of the images that were made.
+  returned: always
+  type: list
+  elements: str
+removed:
+  description: References that were removed.
+  returned: with O(state=pruned)
+  type: list
+  elements: str
+ansible_facts:
+  description: C(container_images_refs), the same as RV(refs).
+  returned: always
+  type: dict
+"""
+
+import fcntl
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform import images as model
+from ansible.module_utils.n8n_platform import images_bundle as bundles
+from ansible.module_utils.n8n_platform.images import Image, ImagesError
+from ansible.module_utils.n8n_platform.images_build import Builder, Settings
+from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
+from ansible.module_utils.n8n_platform.images_source import Choice, choose
+
+
+def build_spec() -> dict[str, Any]:
+    image = {
+        "name": {"type": "str", "required": True},
+        "context": {"type": "str"},
+        "digest": {"type": "str"},
+        "pull": {"type": "dict", "default": {}},
+        "base": {"type": "str", "default": ""},
+        "args": {"type": "dict", "default": {}},
+        "rootfs": {"type": "dict", "default": {}},
+    }
+    text = {"type": "str", "default": ""}
+    return {
+        "state": {"type": "str", "choices": ["present", "bundled", "pruned"], "default": "present"},
+        "source": {"type": "str", "choices": ["auto", "upstream", "packages", "bundle"], "default": "auto"},
+        "images": {"type": "list", "elements": "dict", "required": True, "options": image},
+        "upstream": {"type": "list", "elements": "dict", "default": [], "options": image},
+        "contexts": {"type": "path", "required": True},
+        "cache_root": {"type": "path", "required": True},
+        "suite": {"type": "str", "required": True},
+        "refreshed": {"type": "str", "required": True},
+        "registry": text,
+        "bundle_file": {"type": "path"},
+        "keep": {"type": "int", "default": 2},
+        "minimum_free_gb": {"type": "int", "default": 12},
+        "stall_seconds": {"type": "int", "default": 300},
+        "debian_mirror": text,
+        "extra_ca_file": text,
+        "http_proxy": text,
+        "no_proxy": text,
+    }
+
+
+class Manager:
+    """Plans and makes. Raises ImagesError."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.work = Path(params["cache_root"]) / "images"
+        self.engine = ImageEngine()
+        self.runner = Runner(self.work / "build.log", self.work / "progress")
+        settings = {
+            key: params[key] for key in ("suite", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy")
+        }
+        self.builder = Builder(
+            Settings(Path(params["contexts"]), self.work, stall_seconds=params["stall_seconds"], **settings),
+            self.engine,
+            self.runner,
+        )
+        self.choice = self._choose()
+
+    def plan(self) -> list[str]:
+        """Names of the images that the engine lacks; refuses what could not be made."""
+        missing = self.engine.missing(self.choice.refs)
+        if missing:
+            free = self.engine.free_gb()
+            if free < self.params["minimum_free_gb"]:
+                raise ImagesError(
+                    f"{free} GB free where the engine keeps its images, "
+                    f"{self.params['minimum_free_gb']} needed (container_images_minimum_free_gb)"
+                )
+            if self.choice.source == "bundle":
+                bundles.read_manifest(self._bundle_file())
+            else:
+                self.builder.check([image for image in self.choice.images if image.name in missing])
+        return missing
+
+    def apply(self) -> list[str]:
+        """Make what is missing once no other run makes images on this host; returns the names."""
+        with self._alone():
+            missing = self.plan()
+            if missing and self.choice.source == "bundle":
+                bundles.load(self._bundle_file(), self.runner)
+                if still := self.engine.missing(self.choice.refs):
+                    raise ImagesError(f"{self._bundle_file()} does not hold {', '.join(still)}")
+            elif missing:
+                self.builder.build(self.choice.images, self.choice.refs, missing)
+            return missing
+
+    def bundle(self, check_mode: bool) -> bool:
+        """Write the bundle unless it is there; True when it is (or would be) written."""
+        file = self._bundle_file()
+        if missing := self.engine.missing(self.choice.refs):
+            raise ImagesError(f"nothing to bundle yet: {', '.join(missing)} missing")
+        if bundles.is_current(file, self.choice.refs):
+            return False
+        if not check_mode:
+            with self._alone():
+                bundles.save(file, self.choice.source, self.choice.refs, self.runner)
+        return True
+
+    def prune(self, check_mode: bool) -> list[str]:
+        """Remove old images; the references that go (or would go)."""
+        old = model.outdated(
+            self.engine.tagged({ref.rpartition(":")[0] for ref in self.choice.refs.values()}),
+            set(self.choice.refs.values()),
+            self.engine.used(),
+            self.params["keep"],
+        )
+        for ref in old if not check_mode else []:
+            self.engine.untag(ref)
+        return old
+
+    def _choose(self) -> Choice:
+        packages = self._offer("packages", self.params["images"])
+        upstream = self._offer("upstream", self.params["upstream"] or self.params["images"])
+        file = self._bundle_file() if self.params["source"] == "bundle" else None
+        return choose(self.params["source"], packages, upstream, self.engine, file)
+
+    def _offer(self, source: str, entries: list[dict[str, Any]]) -> Choice:
+        images = [self._image(entry) for entry in entries]
+        refs = model.plan_refs(images, self.params["refreshed"], platform.machine())
+        return Choice(source, images, refs)
+
+    def _image(self, entry: dict[str, Any]) -> Image:
+        context = entry["context"] or entry["name"]
+        digest = entry["digest"]
+        if not digest and not entry["pull"]:
+            digest = model.context_digest(Path(self.params["contexts"], context))
+        pull = model.pull_reference(entry["pull"], self.params["registry"]) if entry["pull"] else ""
+        rootfs = {**entry["rootfs"], "suite": self.params["suite"]} if entry["rootfs"] else {}
+        args = {key: str(value) for key, value in entry["args"].items()}
+        return Image(entry["name"], context, digest or "", pull, entry["base"], args, rootfs)
+
+    def _bundle_file(self) -> Path:
+        if not self.params["bundle_file"]:
+            raise ImagesError("container_images_bundle_file is not set")
+        return Path(self.params["bundle_file"])
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        self.work.mkdir(parents=True, exist_ok=True)
+        with (self.work / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
+    manager = Manager(params)
+    refs = {name.replace("-", "_"): ref for name, ref in manager.choice.refs.items()}
+    result: dict[str, Any] = {
+        "refs": refs,
+        "source": manager.choice.source,
+        "reason": manager.choice.reason,
+        "ansible_facts": {"container_images_refs": refs},
+        "missing": [],
+        "built": [],
+    }
+    if params["state"] == "bundled":
+        return {**result, "changed": manager.bundle(check_mode)}
+    if params["state"] == "pruned":
+        removed = manager.prune(check_mode)
+        return {
+            **result,
+            "changed": bool(removed),
+            "removed": removed,
+            "diff": {"before": _lines(removed), "after": ""},
+        }
+    missing = manager.plan()
+    result["built"] = manager.apply() if missing and not check_mode else []
+    comes = _lines([manager.choice.refs[name] for name in missing])
+    return {**result, "changed": bool(missing), "missing": missing, "diff": {"before": "", "after": comes}}
+
+
+def _lines(refs: list[str]) -> str:
+    return "".join(f"{ref}\n" for ref in refs)
+
+
+def main() -> None:
+    module = AnsibleModule(build_spec(), supports_check_mode=True)
+    try:
+        result = run(module.params, module.check_mode)
+    except (ImagesError, OSError) as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Plan of the container images: tags from inputs, the order of building, the bake file, its progress."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = "n8n-platform"
+LABEL = "io.n8n-platform"
+SECRET_FILES = ("apt.sources", "apt.conf", "pip.conf", "npmrc", "ca.crt")
+
+
+class ImagesError(Exception):
+    """Something an operator has to put right; the text says what."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image: pulled under `pull`, or built from a context folder, build arguments and the image it starts from.
+
+    rootfs: `{suite, packages}` of the root file system that its Dockerfile adds as rootfs.tar, empty for none.
+    """
+
+    name: str
+    context: str = ""
+    digest: str = ""
+    pull: str = ""
+    base: str = ""
+    args: dict[str, str] = field(default_factory=dict)
+    rootfs: dict[str, Any] = field(default_factory=dict)
+
+
+def pull_reference(version: dict[str, Any], registry: str = "") -> str:
+    """`[registry/]image:tag@digest` of `{image, tag, digest}`; without a digest it is refused where it gets pulled."""
+    prefix = f"{registry.rstrip('/')}/" if registry else ""
+    digest = f"@{version['digest']}" if version.get("digest") else ""
+    return f"{prefix}{version['image']}:{version['tag']}{digest}"
+
+
+def context_digest(folder: str | Path) -> str:
+    """Digest of the names, executable bits and contents of a folder's files."""
+    root = Path(folder)
+    if not (root / "Dockerfile").is_file():
+        raise ImagesError(f"{root}: no Dockerfile")
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and "__pycache__" not in p.parts):
+        executable = "x" if path.stat().st_mode & 0o100 else "-"
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()}\0{executable}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def plan_refs(images: list[Image], refreshed: str, architecture: str) -> dict[str, str]:
+    """Reference of each image. Its tag is the hash of all that goes in, the hash of its base included."""
+    known = {image.name: image for image in images}
+    if len(known) != len(images):
+        raise ImagesError("an image is named twice")
+    refs: dict[str, str] = {}
+
+    def ref_of(name: str, dependents: tuple[str, ...] = ()) -> str:
+        if name in dependents:
+            raise ImagesError(f"images are based on each other: {' -> '.join((*dependents, name))}")
+        if name not in refs:
+            image = known[name]
+            if image.base and image.base not in known:
+                raise ImagesError(f"{name}: its base {image.base!r} is not an image of the list")
+            inputs = {
+                "name": name,
+                "context": image.digest,
+                "args": image.args,
+                "rootfs": image.rootfs,
+                "base": ref_of(image.base, (*dependents, name)) if image.base else "",
+                "refreshed": refreshed,
+                "architecture": architecture,
+            }
+            if image.pull:
+                inputs["pull"] = image.pull
+            digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+            refs[name] = f"{REPOSITORY}/{name}:{digest[:12]}"
+        return refs[name]
+
+    for image in images:
+        ref_of(image.name)
+    return {image.name: refs[image.name] for image in images}
+
+
+def waves(images: list[Image], missing: list[str]) -> list[list[Image]]:
+    """The missing images in the order of their bases: those of one wave can be built side by side.
+
+    A wave starts from images that the engine has, never from a target of the same bake: BuildKit would give the same
+    layers two cache keys, and a change of one image would rebuild it from the start.
+    """
+    left = [image for image in images if image.name in missing]
+    found = []
+    while left:
+        names = {image.name for image in left}
+        wave = [image for image in left if image.base not in names]
+        left = [image for image in left if image.base in names]
+        found.append(wave)
+    return found
+
+
+def bake_file(
+    wave: list[Image],
+    refs: dict[str, str],
+    folders: dict[str, str],
+    labels: dict[str, dict[str, str]],
+    suffix: str = "",
+) -> dict[str, Any]:
+    """What `docker buildx bake` is given: one target per image.
+
+    folders: `contexts`, `secrets`, `rootfs`; labels: more labels per image; suffix: added to the tags.
+    """
+    targets: dict[str, Any] = {}
+    for image in wave:
+        tag = refs[image.name].rpartition(":")[2]
+        target: dict[str, Any] = {
+            "context": f"{folders['rootfs']}/{tag}"
+            if image.rootfs
+            else f"{folders['contexts']}/{image.context}",
+            "dockerfile": f"{folders['contexts']}/{image.context}/Dockerfile",
+            "args": image.args,
+            "labels": {f"{LABEL}.image": image.name, f"{LABEL}.inputs": tag, **labels.get(image.name, {})},
+            "tags": [refs[image.name] + suffix],
+            "secret": [f"id={name},src={folders['secrets']}/{name}" for name in SECRET_FILES],
+        }
+        if image.base:
+            target["contexts"] = {image.base: f"docker-image://{refs[image.base]}"}
+        targets[image.name] = target
+    return {"group": {"default": {"targets": list(targets)}}, "target": targets}
+
+
+def outdated(tagged: list[dict[str, Any]], current: set[str], used: set[str], keep: int) -> list[str]:
+    """References that may go: neither current nor used by a container, nor among the `keep` newest of their name.
+
+    tagged: `{ref, created}`, newest first. The current one counts as the newest whatever its age.
+    """
+    kept: dict[str, int] = {}
+    old = []
+    for entry in sorted(tagged, key=lambda entry: entry["ref"] not in current):
+        name = entry["ref"].rpartition(":")[0]
+        kept[name] = kept.get(name, 0) + 1
+        if entry["ref"] not in current | used and kept[name] > keep:
+            old.append(entry["ref"])
+    return old
+
+
+class BakeProgress:
+    """Turns lines of `docker buildx bake --progress=plain` into progress lines.
+
+    A progress line is `<what> <step> <text>`; its text begins with done, cached or FAILED when the step has ended.
+    """
+
+    STEP = re.compile(r"#(\d+) \[(\S+)(?: (\S+))? +(\d+/\d+)\] (.*)")
+    END = re.compile(r"#(\d+) (DONE|CACHED|ERROR)(.*)")
+
+    def __init__(self) -> None:
+        self.steps: dict[str, str] = {}
+
+    def read(self, line: str) -> str:
+        match = self.STEP.match(line)
+        if match:
+            number, image, stage, count, command = match.groups()
+            if number in self.steps:
+                return ""
+            # BuildKit numbers the stages without a name.
+            named = stage and not stage.startswith("stage-")
+            self.steps[number] = f"{image}/{stage} {count}" if named else f"{image} {count}"
+            command = re.sub(r"--mount=\S+\s+", "", command)
+            return f"{self.steps[number]} {' '.join(command.split())[:70]}"
+        match = self.END.match(line)
+        if match and match[1] in self.steps:
+            ending = {"DONE": f"done in{match[3]}", "CACHED": "cached", "ERROR": "FAILED"}[match[2]]
+            return f"{self.steps[match[1]]} {ending}"
+        return ""

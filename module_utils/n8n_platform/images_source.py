@@ -1,0 +1,54 @@
+"""Decides where images come from, before anything is fetched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ansible.module_utils.n8n_platform import images_bundle as bundles
+from ansible.module_utils.n8n_platform.images import Image
+from ansible.module_utils.n8n_platform.images_engine import ImageEngine
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A source, what it gives, and why it was taken."""
+
+    source: str
+    images: list[Image]
+    refs: dict[str, str]
+    reason: str = "asked for"
+
+
+def choose(
+    asked: str, packages: Choice, upstream: Choice, engine: ImageEngine, bundle_file: Path | None
+) -> Choice:
+    """`auto` decides, everything else was asked for; a bundle gives what it was made from. Raises ImagesError."""
+    if asked == "packages":
+        return packages
+    if asked == "upstream":
+        return upstream
+    if asked == "bundle" and bundle_file and bundles.manifest_of(bundle_file).exists():
+        made_from = str(bundles.read_manifest(bundle_file)["source"])
+        offer = upstream if made_from == "upstream" else packages
+        return replace(offer, source="bundle", reason=f"asked for, made from {made_from}")
+    for offer in (packages, upstream):
+        if not engine.missing(offer.refs):
+            return replace(
+                offer, source=offer.source if asked == "auto" else asked, reason="all its images are there"
+            )
+    if asked == "bundle":
+        return replace(packages, source="bundle")
+    problem = upstream_problem(upstream.images, engine)
+    if problem:
+        return replace(packages, reason=problem)
+    return replace(upstream, reason="a registry answers")
+
+
+def upstream_problem(images: list[Image], engine: ImageEngine) -> str:
+    """Why upstream images cannot be had, empty when they can. A registry is asked only if every digest is pinned."""
+    pulled = [image for image in images if image.pull]
+    for image in pulled:
+        if "@sha256:" not in image.pull:
+            return f"no digest is pinned for {image.name}"
+    return engine.registry_problem(pulled[0].pull) if pulled else "no upstream images are named"
