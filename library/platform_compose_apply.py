@@ -81,6 +81,7 @@ differences:
   elements: dict
 """
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ from ansible.module_utils.n8n_platform.compose_apply import Difference, Project
 from ansible.module_utils.n8n_platform.compose_cli import ComposeCli
 from ansible.module_utils.n8n_platform.compose_policy import TIERS, ComposeError
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.releases import COMPOSE
 
@@ -144,15 +146,21 @@ class Manager:
         elif differences:
             self.project.remove()
 
+    def converge(self) -> list[Difference]:
+        """Plans and applies; waits for what a killed run has left working on this host."""
+        root = self.release.parent
+        with file_lock(root / ".apply.lock", self.wait_timeout) if root.is_dir() else nullcontext():
+            differences = self.plan(check_mode=False)
+            self.apply(differences)
+        return differences
+
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     try:
         manager = Manager(module.params, module.get_bin_path("docker"))
-        differences = manager.plan(module.check_mode)
-        if not module.check_mode:
-            manager.apply(differences)
-    except (ComposeError, HttpError) as error:
+        differences = manager.plan(check_mode=True) if module.check_mode else manager.converge()
+    except (ComposeError, HttpError, TimeoutError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=bool(differences),

@@ -181,10 +181,11 @@ class Manager:
             wait_timeout=params["wait_timeout"],
             actor=params["actor"],
         )
-        kinds = params["kinds"]
-        self.slots = [slot for slot in self.library.all() if not kinds or slot.kind in kinds]
+        self.slots: list[Slot] = []
 
     def plan(self) -> list[Act]:
+        kinds = self.params["kinds"]
+        self.slots = [slot for slot in self.library.all() if not kinds or slot.kind in kinds]
         state, names = self.params["state"], self.params["slots"]
         everyone = names or [slot.name for slot in self.slots if not slot.orphan]
         if state == "started" and names:
@@ -208,8 +209,16 @@ class Manager:
         ]
 
     def apply(self, acts: list[Act]) -> None:
-        if acts:
-            self.library.carry_out(acts)
+        self.library.carry_out(acts)
+
+    def converge(self) -> list[Act]:
+        """Plans and applies while nobody else acts."""
+        if self.params["state"] == "listed":
+            return self.plan()
+        with self.library.lock():
+            acts = self.plan()
+            self.apply(acts)
+        return acts
 
 
 def _numbers(argument: str, given: dict[str, Any]) -> dict[str, int]:
@@ -248,9 +257,7 @@ def main() -> None:
     try:
         manager = Manager(module.params, docker or "docker")
         messages = manager.library.messages
-        acts = manager.plan()
-        if not module.check_mode:
-            manager.apply(acts)
+        acts = manager.plan() if module.check_mode else manager.converge()
     except (SlotError, ComposeError, HttpError) as error:
         module.fail_json(msg=str(error), messages=messages)
     module.exit_json(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from ansible.module_utils.n8n_platform.compose_apply import container_health
 from ansible.module_utils.n8n_platform.compose_cli import ComposeCli, read_index
 from ansible.module_utils.n8n_platform.compose_policy import LABEL
 from ansible.module_utils.n8n_platform.engine import CONFIG_HASH_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 from ansible.module_utils.n8n_platform.slot_policy import Act, Member, Slot, SlotError
 
 _POLL_SECONDS = 0.5
@@ -78,16 +78,24 @@ class Slots:
         """Slots that a rolling change had stopped and not started again when it was killed."""
         return list(json.loads(self._rolling.read_text("utf-8"))) if self._rolling.exists() else []
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """To be held from the plan to its end; waits for another actor as long as for a slot."""
+        try:
+            with file_lock(self._paths.state / "slots.lock", self._wait_timeout):
+                yield
+        except TimeoutError as error:
+            raise SlotError(str(error)) from None
+
     def carry_out(self, acts: list[Act]) -> None:
         """In the order given, starts and drains in groups of `parallel`. Stops at the first failure."""
-        with self._lock():
-            for group in _groups(acts, self._parallel):
-                if group[0].verb == "start":
-                    self._start([act.slot for act in group])
-                else:
-                    with ThreadPoolExecutor(max_workers=len(group)) as pool:
-                        for _ in pool.map(self._act, group):
-                            pass
+        for group in _groups(acts, self._parallel):
+            if group[0].verb == "start":
+                self._start([act.slot for act in group])
+                continue
+            with ThreadPoolExecutor(max_workers=len(group)) as pool:
+                for _ in pool.map(self._act, group):
+                    pass
 
     def _act(self, act: Act) -> None:
         if act.verb in ("roll", "restart"):
@@ -184,16 +192,6 @@ class Slots:
             with (self._paths.state / "slots.log").open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(line) + "\n")
             self.messages.append(f"{slot.name}: {verb} {result} after {seconds} s")
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self._paths.state.mkdir(parents=True, exist_ok=True)
-        with (self._paths.state / "slots.lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SlotError("somebody else is acting on the slots of this environment") from None
-            yield
 
 
 def _groups(acts: list[Act], size: int) -> Iterator[list[Act]]:

@@ -34,8 +34,7 @@ def said(subject: platform_compose_apply.Manager, check_mode: bool = False) -> l
 
 
 def run(tmp_path: Path, **given: Any) -> None:
-    subject = manager(tmp_path, **given)
-    subject.apply(subject.plan(check_mode=False))
+    manager(tmp_path, **given).converge()
 
 
 def test_starts_tier_by_tier_without_slots(project: FakeProject, tmp_path: Path) -> None:

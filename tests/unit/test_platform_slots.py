@@ -42,6 +42,7 @@ def said(subject: platform_slots.Manager) -> list[str]:
 def test_listing_does_nothing(project: FakeProject, tmp_path: Path) -> None:
     subject = manager(tmp_path)
     assert said(subject) == []
+    subject.converge()
     assert [platform_slots._described(slot)["state"] for slot in subject.slots] == ["stopped"] * 3
     assert subject.trouble() == []
 
@@ -63,9 +64,11 @@ def test_kinds_narrow(project: FakeProject, tmp_path: Path) -> None:
 def test_applied_once_there_is_nothing_left(project: FakeProject, tmp_path: Path) -> None:
     arguments: dict[str, Any] = {"state": "rolled", "minimum": {"worker": 2, "webhook": 1}, "parallel": 3}
     first = manager(tmp_path, **arguments)
-    first.apply(first.plan())
+    assert len(first.converge()) == 3
     assert said(manager(tmp_path, **arguments)) == []
-    assert manager(tmp_path).trouble() == []
+    after = manager(tmp_path)
+    after.plan()
+    assert after.trouble() == []
 
 
 def test_trouble_is_told(project: FakeProject, tmp_path: Path) -> None:
@@ -74,7 +77,9 @@ def test_trouble_is_told(project: FakeProject, tmp_path: Path) -> None:
     project.broken = {"n8n-worker-2"}
     project.add("n8n-worker-2")
     project.add("n8n-runner-2")
-    assert manager(tmp_path).trouble() == [
+    subject = manager(tmp_path)
+    subject.plan()
+    assert subject.trouble() == [
         "webhook-1 is of a release that is no longer in force",
         "worker-1 is not complete",
         "worker-1 is not healthy",

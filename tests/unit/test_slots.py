@@ -111,6 +111,7 @@ def project(tmp_path: Path) -> FakeProject:
 
 
 def library(project: FakeProject, tmp_path: Path, parallel: int = 1, wait: float = 5) -> Slots:
+    (tmp_path / "state").mkdir(exist_ok=True)
     paths = Paths(tmp_path / "release", tmp_path / "state")
     return Slots("p", project, FakeCompose(project), paths, parallel, wait, "test")  # type: ignore[arg-type]
 
@@ -223,12 +224,13 @@ class TestLibrary:
         subject.carry_out(slot_policy.drained(subject.all(), ["worker-1"], Bounds()))
         assert subject.messages[0] == "worker-1: n8n-worker-1 had to be killed when its stop time was over"
 
-    def test_a_second_actor_is_refused(self, project: FakeProject, tmp_path: Path) -> None:
-        run(project, "worker-1")
-        subject = library(project, tmp_path)
-        (tmp_path / "state").mkdir()
+    def test_a_second_actor_waits_and_is_refused_in_the_end(
+        self, project: FakeProject, tmp_path: Path
+    ) -> None:
+        subject = library(project, tmp_path, wait=0)
         with (tmp_path / "state/slots.lock").open("w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            with pytest.raises(SlotError, match="somebody else"):
-                subject.carry_out(slot_policy.drained(subject.all(), ["worker-1"], Bounds()))
-        assert project.calls == []
+            with pytest.raises(SlotError, match="another run has been at work"), subject.lock():
+                pass
+        with subject.lock():
+            pass
