@@ -145,7 +145,6 @@ steps:
   elements: str
 """
 
-import json
 import secrets
 import shutil
 import tempfile
@@ -155,6 +154,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import openbao_setup
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError, StoreUnavailable
+from ansible.module_utils.n8n_platform.openbao_setup import StoreManager
 from ansible.module_utils.n8n_platform.secrets import issuer_names, make_directory, write_file
 
 _SOCKET_LENGTH = 107
@@ -191,40 +191,7 @@ def build_spec() -> dict[str, Any]:
     }
 
 
-class Manager:
-    """What both kinds of store share: the file by which other modules reach them."""
-
-    def __init__(self, params: dict[str, Any]) -> None:
-        self.params = params
-        self.store_file = Path(params["store_file"])
-        self.result: dict[str, Any] = {}
-
-    def connection(self) -> dict[str, str]:
-        raise NotImplementedError
-
-    def store(self) -> SecretStore:
-        return SecretStore(self.connection(), self.params["environment"])
-
-    def store_text(self) -> str:
-        return json.dumps(self.connection(), indent=2, sort_keys=True) + "\n"
-
-    def plan_store_file(self) -> list[str]:
-        there = self.store_file.exists() and self.store_file.read_text(encoding="utf-8") == self.store_text()
-        return [] if there else ["write store file"]
-
-    def write_store_file(self) -> None:
-        self.store_file.parent.mkdir(parents=True, exist_ok=True)
-        write_file(self.store_file, self.store_text(), mode=0o600)
-
-    def verify(self) -> list[str]:
-        """Raises StoreError unless the store is unsealed and takes our AppRole."""
-        self.store().login()
-        if steps := self.plan_store_file():
-            raise StoreError(f"{self.store_file} is out of date ({steps[0]}): run the site playbook")
-        return []
-
-
-class OwnStore(Manager):
+class OwnStore(StoreManager):
     """Raises StoreError, with what to do about it."""
 
     def __init__(self, params: dict[str, Any]) -> None:
@@ -345,7 +312,7 @@ class OwnStore(Manager):
             self.record.update(abandoned=None)
 
 
-class ExternalStore(Manager):
+class ExternalStore(StoreManager):
     """Raises StoreError that names the variable or the missing capability."""
 
     def __init__(self, params: dict[str, Any]) -> None:

@@ -250,8 +250,8 @@ class Manager:
             if not self.check_mode:
                 raise
             self.store = None
-            if Path(self.params["store_file"]).exists():
-                # It is down: what it holds is not known, so nothing can be said to be missing.
+            if any(Path(self.params[file]).exists() for file in ("store_file", "versions_file")):
+                # It was set up and is down: what it holds is not known, so nothing is said to be missing.
                 self.unknown = True
                 return []
         return self.planner.plan(self.stored)

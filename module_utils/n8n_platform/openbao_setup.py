@@ -58,6 +58,39 @@ class Record:
         write_file(self.path, json.dumps(self._values, indent=2, sort_keys=True) + "\n", mode=0o600)
 
 
+class StoreManager:
+    """What both kinds of store share: the file by which other modules reach them."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.params = params
+        self.store_file = Path(params["store_file"])
+        self.result: dict[str, Any] = {}
+
+    def connection(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def store(self) -> SecretStore:
+        return SecretStore(self.connection(), self.params["environment"])
+
+    def store_text(self) -> str:
+        return json.dumps(self.connection(), indent=2, sort_keys=True) + "\n"
+
+    def plan_store_file(self) -> list[str]:
+        there = self.store_file.exists() and self.store_file.read_text(encoding="utf-8") == self.store_text()
+        return [] if there else ["write store file"]
+
+    def write_store_file(self) -> None:
+        self.store_file.parent.mkdir(parents=True, exist_ok=True)
+        write_file(self.store_file, self.store_text(), mode=0o600)
+
+    def verify(self) -> list[str]:
+        """Raises StoreError unless the store is unsealed and takes our AppRole."""
+        self.store().login()
+        if steps := self.plan_store_file():
+            raise StoreError(f"{self.store_file} is out of date ({steps[0]}): run the site playbook")
+        return []
+
+
 def refuse_lost_parts(seal_key: Path, data: Path, record: Record) -> None:
     """Raises StoreError when data is there, but not what opens it: a new key would only hide the loss."""
     used = data.is_dir() and any(data.iterdir())
@@ -168,10 +201,8 @@ def _apply_issuer(root: BaoClient, setup: Setup, issuer: str, names: list[str], 
     if status >= 400 or known.get(issuer) != names:
         if status < 400:
             # Certificates of the former issuer stay valid; only its name goes to the successor.
-            former = f"{name}-until-{int(time.time())}"
-            root.call(
-                "POST", f"{setup.pki_mount}/issuer/{found['data']['issuer_id']}", {"issuer_name": former}
-            )
+            former = found["data"]["issuer_id"]
+            root.call("POST", f"{setup.pki_mount}/issuer/{former}", {"issuer_name": f"{name}-{former[:8]}"})
         root.call(
             "POST",
             f"{setup.pki_mount}/root/generate/internal",
@@ -191,9 +222,11 @@ def _apply_issuer(root: BaoClient, setup: Setup, issuer: str, names: list[str], 
         f"{setup.pki_mount}/roles/{name}",
         {
             "issuer_ref": name,
-            # The issuer's name constraints are the limit, so that it is in one place and clients enforce it too.
-            "allow_any_name": True,
-            "enforce_hostnames": False,
+            "allowed_domains": names,
+            "allow_bare_domains": True,
+            "allow_subdomains": True,
+            "allow_wildcard_certificates": True,
+            # A client's certificate may carry a user's name as its subject.
             "cn_validations": "disabled",
             "key_type": "ec",
             "key_bits": 256,
