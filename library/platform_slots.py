@@ -246,13 +246,20 @@ def _diff(acts: list[Act]) -> dict[str, str]:
     }
 
 
+def _without_release(module: AnsibleModule) -> None:
+    """Nothing runs before the first release: a check run says that slots would start, acting on them is refused."""
+    starts = module.params["state"] not in ("listed", "drained")
+    if starts and not module.check_mode:
+        module.fail_json(msg="there is no release on this host yet; playbooks/site.yml brings it")
+    module.exit_json(changed=starts, msg="no release yet", slots=[], trouble=[], acts=[], messages=[])
+
+
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     release = Path(module.params["releases_root"]) / module.params["release"]
     docker = module.get_bin_path("docker")
-    if module.check_mode and not (docker and (release / COMPOSE).exists()):
-        changed = module.params["state"] != "listed"
-        module.exit_json(changed=changed, msg="no release yet", slots=[], trouble=[], acts=[], messages=[])
+    if not (docker and (release / COMPOSE).exists()):
+        _without_release(module)
     messages: list[str] = []
     try:
         manager = Manager(module.params, docker or "docker")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,19 @@ class Project:
                 self._compose.stop(services)
 
     def remove(self) -> None:
-        """Stops the edge first and the databases after their clients, then removes everything but data."""
+        """Stops the edge first and the databases after their clients, then removes everything but data.
+
+        Slots still running are stopped with the rest; who wants them drained does that before.
+        """
         containers = self._containers()
         for tier in reversed(TIERS):
-            for container in containers.values():
-                if container["Labels"].get(LABEL + "tier") == tier and container["State"] == "running":
-                    self._engine.stop(container["Id"])
+            running = [
+                container["Id"]
+                for container in containers.values()
+                if container["Labels"].get(LABEL + "tier") == tier and container["State"] == "running"
+            ]
+            with ThreadPoolExecutor(max_workers=len(running) or 1) as pool:
+                list(pool.map(self._engine.stop, running))
         self._compose.down()
 
     def _containers(self) -> dict[str, dict[str, Any]]:
