@@ -105,6 +105,10 @@ slots:
   description: Services by slot.
   returned: always
   type: dict
+secret_versions:
+  description: The secrets' versions that the labels carry, by file name.
+  returned: always
+  type: dict
 removed:
   description: Directories of releases and configuration that are no longer needed.
   returned: always
@@ -152,6 +156,7 @@ class Manager:
             secret_versions=_read_versions(params["secret_versions_file"]),
         )
         self.params = params
+        self.secret_versions = settings.secret_versions
         self.docker = docker
         self.keep = params["keep"]
         self.model = compose.assemble(params["contributions"], settings)
@@ -240,6 +245,7 @@ def main() -> None:
         tiers=compose.tiers(manager.model),
         slots=compose.slots(manager.model),
         removed=removed,
+        secret_versions=manager.secret_versions,
         diff=diff,
     )
 
