@@ -10,7 +10,7 @@ description:
   - Read-only, and needs neither gathered facts nor a tool on the host.
 options:
   sysctl:
-    description: Kernel parameters to read and the values they should have, such as C({vm.overcommit_memory: 1}).
+    description: Kernel parameters to read, each with the value that it should have.
     type: dict
     default: {}
   require:
