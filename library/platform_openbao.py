@@ -327,7 +327,7 @@ class ExternalStore(StoreManager):
     def plan_prepared(self) -> list[str]:
         if not self.params["role_id"] or not self.params["secret_id"]:
             raise StoreError(
-                f"the external store {self.params['address']} needs an AppRole: role_id or secret_id is empty"
+                "secrets_openbao_role_id and secrets_openbao_secret_id_file: an external store needs both"
             )
         steps = self.plan_store_file()
         wanted = self.params["ca_certificate"]
@@ -337,7 +337,10 @@ class ExternalStore(StoreManager):
             ca_file.write(wanted)
             ca_file.flush()
             connection = {**self.connection(), "ca_file": ca_file.name if wanted else ""}
-            SecretStore(connection, self.params["environment"]).check_access()
+            try:
+                SecretStore(connection, self.params["environment"]).check_access()
+            except StoreError as error:
+                raise type(error)(f"secrets_openbao_address: {error}") from None
         return steps
 
     def apply_prepared(self, steps: list[str]) -> None:

@@ -160,6 +160,25 @@ class SecretStore:
             )
         self.client.token = body["auth"]["client_token"]
 
+    def check_access(self) -> None:
+        """Raises StoreUnavailable (sealed, no answer) or StoreError that names a right which our AppRole lacks."""
+        health = self.health()
+        if not health.ready:
+            state = "sealed" if health.initialized else "not initialised"
+            raise StoreUnavailable(f"the secret store {self.client.address} is {state}")
+        needed = {f"{self._kv}/data/{self.environment}/any": {"create", "read", "update"}}
+        for issuer in ("edge", "internal"):
+            needed[f"{self._pki}/issue/{self.environment}-{issuer}"] = {"update"}
+            needed[f"{self._pki}/issuer/{self.environment}-{issuer}/json"] = {"read"}
+        _, answer = self.call("POST", "sys/capabilities-self", {"paths": sorted(needed)})
+        for path, wanted in sorted(needed.items()):
+            granted = set(answer["data"].get(path) or [])
+            missing = ", ".join(sorted(wanted - granted))
+            if missing and "root" not in granted:
+                raise StoreError(
+                    f"the secret store {self.client.address} does not let our AppRole {missing} {path}"
+                )
+
     def call(
         self, method: str, path: str, body: Any = None, allowed: tuple[int, ...] = ()
     ) -> tuple[int, dict[str, Any]]:
