@@ -70,6 +70,9 @@ class FakeN8n:
             return 200, {"data": {}}
         if headers.get("cookie") != "n8n-auth=session":
             return 401, {"message": "Unauthorized"}
+        return self._keys(method, path, body)
+
+    def _keys(self, method: str, path: str, body: Any) -> tuple[int, Any]:
         if path == "/api-keys/scopes":
             return 200, recorded("scopes.json")
         if path == "/api-keys" and method == "GET":

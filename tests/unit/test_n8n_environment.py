@@ -148,8 +148,10 @@ __decorate([
 """
 FILES = {
     "runners.config.js": DECORATED,
-    "otel.constants.js": "exports.NAMES = {\n    enabled: 'N8N_OTEL_ENABLED',\n};\nexports.FOLDER = 'N8N_CUSTOM_EXTENSIONS';",
-    "reads.js": "const { QUEUE_WORKER_TIMEOUT } = process.env; process.env['N8N_A']; process.env[x.FOLDER]; process.env.N8N_B",
+    "otel.constants.js": "exports.NAMES = {\n    enabled: 'N8N_OTEL_ENABLED',\n};\n"
+    "exports.FOLDER = 'N8N_CUSTOM_EXTENSIONS';",
+    "reads.js": "const { QUEUE_WORKER_TIMEOUT } = process.env; process.env['N8N_A'];"
+    " process.env[x.FOLDER]; process.env.N8N_B",
     "deprecation.service.js": "const SAFE_TO_REMOVE = 'Remove it.';\n{ envVar: 'OLD_ONE', message: SAFE_TO_REMOVE },"
     "\n{ envVar: 'SOMETIMES', message: 'x y', checkValue: (v) => v },",
 }
