@@ -109,6 +109,6 @@ def test_builtin_and_collection_modules_have_their_full_name() -> None:
 def test_tasks_that_pass_secrets_are_silent() -> None:
     def leaks(_: str, task: dict[str, Any]) -> bool:
         carries = module_of(task) in {"platform_secrets", "platform_openbao"}
-        return carries and task.get("no_log") != "{{ platform_no_log }}"
+        return carries and "platform_no_log" not in str(task.get("no_log"))
 
     assert found(leaks) == []

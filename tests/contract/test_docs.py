@@ -1,0 +1,33 @@
+"""Commands that the documentation shows are commands that a test runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from contract.conftest import ROOT, repository_files, text_of
+
+BLOCK = re.compile(r"^```[a-z]+ id=(?P<id>[a-z0-9-]+)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
+PAGES = [path for path in repository_files() if path.suffix == ".md"]
+BLOCKS = {match["id"]: match["commands"] for path in PAGES for match in BLOCK.finditer(text_of(path))}
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_a_test_runs_the_commands(name: str) -> None:
+    """A test names the block by `doc_block("<id>")`, which hands it the very commands."""
+    tests = [
+        path
+        for path in repository_files()
+        if path.suffix == ".py" and {"tests", "molecule"} & set(path.parts)
+    ]
+    assert any(f'doc_block("{name}")' in text_of(path) for path in tests)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    assert [link for link in LINK.findall(text_of(page)) if not (page.parent / link).exists()] == []
+
+
+def test_an_identifier_is_used_once() -> None:
+    found = [match["id"] for path in PAGES for match in BLOCK.finditer(text_of(path))]
+    assert sorted(found) == sorted(set(found))
