@@ -1,0 +1,95 @@
+"""What each inventory renders, compared with the golden files.
+
+After a wanted change: `UPDATE_GOLDEN=1 .venv/bin/pytest -q tests/render`, then read the difference in git.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.n8n_platform.compose_yaml import dump
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent / "golden"
+# A fixed place: paths are part of what is rendered.
+TARGET = Path("/tmp/n8n-platform-render")
+ENVIRONMENTS = ("local", "staging", "production")
+_HIGHER_SLOT = re.compile(r"(worker|runner|webhook|slot|token)[-_]([2-9]|[1-9]\d+)\b")
+
+
+def run(argv: list[str]) -> str:
+    result = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{argv}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def environment(request: pytest.FixtureRequest) -> str:
+    """An inventory's name, rendered below TARGET."""
+    name: str = request.param
+    shutil.rmtree(TARGET / name, ignore_errors=True)
+    playbook = str(Path(sys.executable).parent / "ansible-playbook")
+    variables = ["-e", f"platform_root={TARGET}", "-e", "@tests/render/images.yml"]
+    run([playbook, "-i", f"inventories/{name}", "tests/render/render.yml", *variables])
+    return name
+
+
+def release(environment: str, file: str) -> Path:
+    return TARGET / environment / "releases/current" / file
+
+
+def shortened(file: Path) -> dict[str, Any]:
+    """The first slot stands for all of its kind."""
+    document: dict[str, Any] = yaml.safe_load(file.read_text("utf-8"))
+    for part in ("services", "networks", "secrets"):
+        document[part] = {key: value for key, value in document[part].items() if not _HIGHER_SLOT.search(key)}
+    return document
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "stack.yaml"])
+def test_is_what_the_golden_file_says(environment: str, file: str) -> None:
+    found = dump(shortened(release(environment, file)))
+    golden = GOLDEN / f"{environment}.{file}"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(found, "utf-8")
+    assert found == golden.read_text("utf-8"), f"UPDATE_GOLDEN=1 rewrites {golden.name}"
+
+
+def test_slots_of_a_kind_are_alike(environment: str) -> None:
+    services = yaml.safe_load(release(environment, "compose.yaml").read_text("utf-8"))["services"]
+    for name, service in services.items():
+        match = _HIGHER_SLOT.search(name)
+        if match:
+            first = services[name.replace(match[2], "1")]
+            assert set(first) == set(service)
+            assert first["deploy"] == service["deploy"]
+
+
+def test_compose_and_swarm_accept_it(environment: str) -> None:
+    run(["docker", "compose", "-f", str(release(environment, "compose.yaml")), "config", "-q"])
+    run(["docker", "stack", "config", "-c", str(release(environment, "stack.yaml"))])
+
+
+def test_environments_share_neither_port_nor_path_nor_subnet() -> None:
+    taken: dict[str, str] = {}
+    for name in ENVIRONMENTS:
+        document = yaml.safe_load((GOLDEN / f"{name}.compose.yaml").read_text("utf-8"))
+        services, networks = document["services"].values(), document["networks"].values()
+        own = {str(port["published"]) for service in services for port in service.get("ports", [])}
+        own |= {volume["source"] for service in services for volume in service.get("volumes", [])}
+        own |= {
+            config["subnet"] for network in networks for config in network.get("ipam", {}).get("config", [])
+        }
+        assert own
+        for thing in own:
+            assert thing not in taken, f"{thing} is used by {taken[thing]} and by {name}"
+        taken |= dict.fromkeys(own, name)
