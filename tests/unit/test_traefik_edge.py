@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -334,6 +335,40 @@ def test_a_back_end_that_is_not_ready_gets_nothing(edge: Edge) -> None:
     assert edge.ask("POST", "/webhook/a").status == 503
     edge.healthy()
     assert {edge.ask("POST", "/webhook/a").backend for _ in range(6)} == {"hook1", "hook2"}
+
+
+def test_the_access_log_names_router_and_back_end_and_holds_no_secret(edge: Edge) -> None:
+    secrets = {"Authorization": "Bearer s3cr3t-a", "Cookie": "n8n-auth=s3cr3t-b", "X-N8N-API-KEY": "s3cr3t-c"}
+    edge.ask("GET", "/api/v1/x?token=s3cr3t-d", {**secrets, "User-Agent": "the-one"})
+    edge.ask("GET", "/", {**LOGIN, "User-Agent": "the-other"})
+    until(lambda: "the-other" in edge.lab.log, 3)
+    entries = [
+        json.loads(line) for line in edge.lab.log.splitlines() if '"the-one"' in line or '"the-other"' in line
+    ]
+    assert [entry["RouterName"] for entry in entries] == ["api@file", "editor@file"]
+    assert (
+        entries[0]["ServiceURL"] == f"http://127.0.0.1:{edge.main.port}"
+        and entries[0]["DownstreamStatus"] == 200
+    )
+    assert entries[0]["request_Authorization"] == "REDACTED"
+    for secret in ("s3cr3t", BASIC, "correct-horse"):
+        assert secret not in edge.lab.log
+
+
+def test_a_reload_cuts_no_request(edge: Edge) -> None:
+    edge.main.delay = 2
+    statuses: list[int] = []
+    slow = threading.Thread(
+        target=lambda: statuses.append(edge.ask("POST", "/rest/slow", LOGIN, b"x").status)
+    )
+    slow.start()
+    until(lambda: bool(edge.main.requests), 5)
+    for burst in (150, 200):
+        edge.lab.write(traefik_public_rate_burst=burst)
+        os.kill(edge.lab.pid, signal.SIGHUP)
+        until(edge.lab.in_force, 5, lambda: edge.lab.log)
+    slow.join()
+    assert statuses == [200]
 
 
 def test_limits_of_one_source(tmp_path: Path) -> None:
