@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from contract.conftest import ROOT
 MODULES = sorted((ROOT / "library").glob("*.py"))
 UTILITIES = sorted((ROOT / "module_utils/n8n_platform").glob("*.py"))
 KEYS = ("type", "required", "default", "choices", "elements")
+SECRET = re.compile(r"(password|secret|secret_id|token|api_key|private_key)$")
 every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 
 
@@ -46,6 +48,13 @@ def test_documentation_and_arguments_agree(path: Path) -> None:
         )
         == []
     )
+
+
+@every_module
+def test_arguments_that_look_like_secrets_say_whether_they_are(path: Path) -> None:
+    """`no_log: true` keeps a value out of logs and results; `false` says that the name only looks like one."""
+    spec = importlib.import_module(path.stem).build_spec()
+    assert [name for name, option in spec.items() if SECRET.search(name) and "no_log" not in option] == []
 
 
 @every_module

@@ -104,11 +104,3 @@ def test_builtin_and_collection_modules_have_their_full_name() -> None:
         found(lambda _, task: module_of(task) and "." not in module_of(task) and module_of(task) not in own)
         == []
     )
-
-
-def test_tasks_that_pass_secrets_are_silent() -> None:
-    def leaks(_: str, task: dict[str, Any]) -> bool:
-        carries = module_of(task) in {"platform_secrets", "platform_openbao"}
-        return carries and "platform_no_log" not in str(task.get("no_log"))
-
-    assert found(leaks) == []
