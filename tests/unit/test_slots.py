@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.n8n_platform import slot_policy
 from ansible.module_utils.n8n_platform.slot_policy import Act, Bounds, Member, Slot, SlotError
-from ansible.module_utils.n8n_platform.slots import Paths, Slots
+from ansible.module_utils.n8n_platform.slots import Paths, Slots, _groups
 from support.fake_project import FakeCompose, FakeProject
 
 
@@ -100,6 +100,14 @@ class TestPolicy:
 
     def test_restart_is_for_those_that_run(self) -> None:
         assert said(slot_policy.restarted(slots(1), ["worker-1", "worker-2"])) == ["restart worker-1"]
+
+
+def test_rolls_and_restarts_are_never_side_by_side() -> None:
+    verbs = ["roll", "roll", "start", "start", "start", "drain", "restart", "restart"]
+    groups = _groups([Act(verb, slot(f"worker-{number}")) for number, verb in enumerate(verbs)], 2)
+    assert [[act.verb for act in group] for group in groups] == [
+        *(["roll"], ["roll"], ["start", "start"], ["start"], ["drain"], ["restart"], ["restart"])
+    ]
 
 
 MEMBERS = {f"worker-{i}": [f"n8n-worker-{i}", f"n8n-runner-{i}"] for i in (1, 2, 3)}
