@@ -121,11 +121,11 @@ class Setup:
 
     def widened(self, known: dict[str, list[str]]) -> Setup:
         """With the names that issuers sign already: one is replaced only when a name is missing, never to narrow it."""
-        domains = {
-            issuer: sorted({*names, *known.get(issuer, [])})
-            for issuer, names in self.domains.items()
-            if names
+        both = {
+            issuer: {*self.domains.get(issuer, []), *known.get(issuer, [])}
+            for issuer in {*self.domains, *known}
         }
+        domains = {issuer: sorted(names) for issuer, names in both.items() if names}
         return Setup(self.environment, self.mount, self.pki_mount, self.policy, domains)
 
     @property

@@ -43,9 +43,9 @@ class ValuePlanner:
         self.readers = readers
         self.edge_names = edge_names
         self.cas: dict[str, str] = {}
-        self.order = secrets.in_order(specs)
         for spec in specs.values():
             _check(spec)
+        self.order = secrets.in_order(specs)
 
     def issuer(self, spec: dict[str, Any]) -> str:
         return secrets.issuer_of(spec["dns_names"], self.edge_names)

@@ -136,7 +136,7 @@ def issuer_of(dns_names: list[str], edge_names: list[str]) -> str:
 def issuer_names(certificates: list[list[str]], edge_names: list[str]) -> dict[str, list[str]]:
     """The DNS names that each issuer has to be allowed to sign, given the names of each certificate."""
     inner = {name for names in certificates if issuer_of(names, edge_names) == "internal" for name in names}
-    return {"edge": sorted(edge_names), "internal": sorted(name.removeprefix("*.") for name in inner)}
+    return {"edge": sorted(edge_names), "internal": sorted({name.removeprefix("*.") for name in inner})}
 
 
 def _is_below(name: str, domain: str) -> bool:
