@@ -55,7 +55,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.engine import Engine, HttpError
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.support import Redactor, project_logs
 
 

@@ -69,7 +69,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.engine import Engine, HttpError
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.support import Redactor, project_logs, project_state
 
 
@@ -104,7 +105,9 @@ class Manager:
                 if path.is_file():
                     name = f"configuration/{path.relative_to(self.root)}"
                     files[name] = self.redactor.text(path.read_text(encoding="utf-8", errors="replace"))
-        for service, lines in project_logs(self.engine, project, [], self.params["lines"], self.redactor).items():
+        for service, lines in project_logs(
+            self.engine, project, [], self.params["lines"], self.redactor
+        ).items():
             files[f"logs/{service}.log"] = "\n".join(lines) + "\n"
         return files
 

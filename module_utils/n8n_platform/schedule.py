@@ -37,7 +37,9 @@ def last_occurrence(now: datetime, calendar: str, zone: ZoneInfo) -> datetime:
     """The latest moment at or before `now` (aware) at which `calendar` fell, in UTC."""
     match = _CALENDAR.match(calendar)
     if not match or bool(match["hourly"]) == bool(match["hour"]):
-        raise CalendarError(f"calendar '{calendar}': expected hourly, daily HH:MM, weekly mon HH:MM or monthly D HH:MM")
+        raise CalendarError(
+            f"calendar '{calendar}': expected hourly, daily HH:MM, weekly mon HH:MM or monthly D HH:MM"
+        )
     now = now.astimezone(timezone.utc)
     if match["hourly"]:
         return now.replace(minute=0, second=0, microsecond=0)
@@ -91,7 +93,11 @@ class Schedule:
         with (self.state / f"{job['name']}.log").open("wb") as log:
             try:
                 code = subprocess.run(
-                    job["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
+                    job["command"],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    check=False,
                 ).returncode
             except OSError as error:
                 log.write(str(error).encode())
@@ -105,7 +111,9 @@ class Schedule:
 
 def main() -> int:
     """Runs what is due, one after the other; a second caller at the same time does nothing. 1 when a job failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("definition", type=Path, help="the environment's schedule.json")
     parser.add_argument("--state", type=Path, required=True, help="folder of last runs and logs")
     parser.add_argument("--list", action="store_true", help="only say what is due")

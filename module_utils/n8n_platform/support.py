@@ -29,7 +29,9 @@ class Redactor:
                 text = path.read_text(encoding="utf-8", errors="replace")
                 # A file of several lines (a key, a users file) also shows up line by line.
                 values.update(part.strip() for part in [text, *text.splitlines()])
-        self._values = sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+        self._values = sorted(
+            (value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True
+        )
 
     def text(self, text: str) -> str:
         for value in self._values:
@@ -48,14 +50,19 @@ class Redactor:
         return self.text(data) if isinstance(data, str) else data
 
 
-def project_logs(engine: Engine, project: str, services: list[str], lines: int, redactor: Redactor) -> dict[str, list[str]]:
+def project_logs(
+    engine: Engine, project: str, services: list[str], lines: int, redactor: Redactor
+) -> dict[str, list[str]]:
     """The last `lines` of each service's log; all services when none is named. KeyError names an unknown one."""
     found = {container["Labels"][SERVICE_LABEL]: container["Id"] for container in engine.project(project)}
     unknown = sorted(set(services) - set(found))
     if unknown:
-        raise KeyError(f"services: {', '.join(unknown)} not in project {project}; there are {', '.join(sorted(found))}")
+        raise KeyError(
+            f"services: {', '.join(unknown)} not in project {project}; there are {', '.join(sorted(found))}"
+        )
     return {
-        service: redactor.text(engine.logs(found[service], lines)).splitlines() for service in sorted(services or found)
+        service: redactor.text(engine.logs(found[service], lines)).splitlines()
+        for service in sorted(services or found)
     }
 
 

@@ -42,7 +42,10 @@ class Run:
             1
             for event in self.events
             if event["event"] == "runner_on_ok"
-            and not event["event_data"].get("task_action", "").rpartition(".")[2].startswith(("include", "import"))
+            and not event["event_data"]
+            .get("task_action", "")
+            .rpartition(".")[2]
+            .startswith(("include", "import"))
         )
 
     def changed_tasks(self) -> list[str]:
@@ -180,7 +183,9 @@ class _Connection(HTTPSConnection):
     """HTTPS to an address under a name that need not resolve."""
 
     def __init__(self, address: str, port: int, name: str, ca_file: Path, timeout: float) -> None:
-        super().__init__(address, port, timeout=timeout, context=ssl.create_default_context(cafile=str(ca_file)))
+        super().__init__(
+            address, port, timeout=timeout, context=ssl.create_default_context(cafile=str(ca_file))
+        )
         self._name = name
 
     def connect(self) -> None:

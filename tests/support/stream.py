@@ -29,16 +29,22 @@ class NumberedStream:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
 
     @property
     def accepted(self) -> set[int]:
-        return {n for n, outcome in self.outcomes.items() if isinstance(outcome, int) and 200 <= outcome < 300}
+        return {
+            n for n, outcome in self.outcomes.items() if isinstance(outcome, int) and 200 <= outcome < 300
+        }
 
     def summary(self) -> str:
-        return ", ".join(f"{outcome}: {count}" for outcome, count in Counter(self.outcomes.values()).most_common())
+        return ", ".join(
+            f"{outcome}: {count}" for outcome, count in Counter(self.outcomes.values()).most_common()
+        )
 
     def _send_all(self) -> None:
         with ThreadPoolExecutor(max_workers=40) as pool:
@@ -52,7 +58,9 @@ class NumberedStream:
         try:
             body = f'{{"number": "{self.run}-{n}."}}'.encode()
             headers = {"Content-Type": "application/json"}
-            self.outcomes[n] = self._deployment.request("POST", self._path, body=body, headers=headers, timeout=60)[0]
+            self.outcomes[n] = self._deployment.request(
+                "POST", self._path, body=body, headers=headers, timeout=60
+            )[0]
         except OSError as error:
             self.outcomes[n] = type(error).__name__
 
@@ -61,7 +69,7 @@ def executions_of(deployment: Deployment, stream: NumberedStream) -> dict[int, l
     """Number -> statuses of the executions that carry it, read from n8n's database."""
     rows = deployment.sql(
         "SELECT substring(d.data FROM '" + stream.run + "-([0-9]+)\\.'), e.status "
-        "FROM execution_entity e JOIN execution_data d ON d.\"executionId\" = e.id "
+        'FROM execution_entity e JOIN execution_data d ON d."executionId" = e.id '
         f"WHERE d.data LIKE '%{stream.run}-%'"
     )
     found: dict[int, list[str]] = {}

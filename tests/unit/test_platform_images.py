@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.n8n_platform import images, images_clients
+from ansible.module_utils.n8n_platform import images, images_bundle, images_clients, images_source
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
+from ansible.module_utils.n8n_platform.images_engine import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "roles/container_images/files"
@@ -200,6 +201,155 @@ def test_progress_shows_each_step_once_and_how_it_ended():
         "n8n 2/8 done in 98.1s",
         "redis 1/2 cached",
     ]
+
+
+def test_a_long_step_is_named_again_after_a_silence():
+    view = images.ProgressView()
+    assert view.lines(["n8n 6/10 RUN npm install", "redis 1/2 RUN true"], 5) == [
+        "n8n 6/10 RUN npm install",
+        "redis 1/2 RUN true",
+    ]
+    assert view.lines(["redis 1/2 done in 0.1s"], 10) == ["redis 1/2 done in 0.1s"]
+    assert view.lines([], 35) == []
+    assert view.lines([], 40) == ["n8n 6/10 running for 35s"]
+    assert view.lines([], 45) == []
+
+
+class TestPrune:
+    def test_the_newest_stay_with_the_current_one_counted_first(self):
+        tagged = [{"ref": f"n8n-platform/{name}"} for name in ("a:4", "a:3", "b:1", "a:2", "a:1")]
+        assert images.outdated(tagged, {"n8n-platform/a:4"}, set(), 2) == [
+            "n8n-platform/a:2",
+            "n8n-platform/a:1",
+        ]
+
+    def test_a_current_one_that_is_old_and_what_containers_use_stay(self):
+        tagged = [{"ref": f"n8n-platform/{name}"} for name in ("a:4", "a:3", "a:2", "a:1")]
+        assert images.outdated(tagged, {"n8n-platform/a:2"}, {"n8n-platform/a:1"}, 2) == ["n8n-platform/a:3"]
+
+
+class FakeEngine:
+    """An engine that has some references, and a registry that answers with a problem or not."""
+
+    def __init__(self, has=(), problem=""):
+        self.refs_there = set(has)
+        self.problem = problem
+        self.asked = []
+
+    def missing(self, wanted):
+        return [name for name, ref in wanted.items() if ref not in self.refs_there]
+
+    def registry_problem(self, ref):
+        self.asked.append(ref)
+        return self.problem
+
+
+class TestSource:
+    def choose(self, asked, engine, digest="sha256:" + "a" * 64, bundle=None):
+        pull = images.pull_reference({"image": "redis", "tag": "8", "digest": digest})
+        packages = images_source.Choice("packages", [Image("redis")], {"redis": "n8n-platform/redis:1"})
+        upstream = images_source.Choice(
+            "upstream", [Image("redis", pull=pull)], {"redis": "n8n-platform/redis:2"}
+        )
+        return images_source.choose(asked, packages, upstream, engine, bundle)
+
+    def test_what_is_complete_is_taken_without_asking_a_registry(self):
+        for there, source in (("n8n-platform/redis:1", "packages"), ("n8n-platform/redis:2", "upstream")):
+            engine = FakeEngine(has=[there])
+            assert self.choose("auto", engine).source == source
+            assert engine.asked == []
+
+    def test_a_missing_digest_or_a_silent_registry_means_packages(self):
+        engine = FakeEngine()
+        choice = self.choose("auto", engine, digest="")
+        assert (choice.source, choice.reason) == ("packages", "no digest is pinned for redis")
+        assert engine.asked == []
+        choice = self.choose("auto", FakeEngine(problem="no route"))
+        assert (choice.source, choice.reason) == ("packages", "no route")
+
+    def test_a_registry_that_answers_means_upstream(self):
+        engine = FakeEngine()
+        assert self.choose("auto", engine).source == "upstream"
+        assert engine.asked == ["redis:8@sha256:" + "a" * 64]
+
+    def test_what_was_asked_for_is_taken_whatever_is_there(self):
+        engine = FakeEngine(has=["n8n-platform/redis:1"])
+        assert self.choose("upstream", engine).source == "upstream"
+        assert self.choose("packages", FakeEngine(has=["n8n-platform/redis:2"])).source == "packages"
+
+    def test_a_bundle_gives_what_it_was_made_from(self, tmp_path):
+        file = tmp_path / "images.tar"
+        manifest = {"format": 1, "source": "upstream", "refs": {}, "files": {"images.tar": {}}}
+        images_bundle.manifest_of(file).write_text(json.dumps(images_bundle.seal(manifest)))
+        choice = self.choose("bundle", FakeEngine(), bundle=file)
+        assert (choice.source, choice.refs["redis"]) == ("bundle", "n8n-platform/redis:2")
+        assert (
+            self.choose("bundle", FakeEngine(), bundle=tmp_path / "none.tar").refs["redis"]
+            == "n8n-platform/redis:1"
+        )
+
+
+class TestBundle:
+    REFS = "n8n-platform/redis:000000000000"
+
+    @pytest.fixture
+    def bundle(self, tmp_path):
+        """A bundle as `save` leaves it, with an archive of a few bytes."""
+        file = tmp_path / "images.tar"
+        file.write_bytes(b"layers of all images")
+        files = {file.name: {"size": file.stat().st_size, "sha256": images_bundle.sha256(file)}}
+        manifest = {"format": 1, "source": "packages", "refs": {"redis": self.REFS}, "files": files}
+        images_bundle.manifest_of(file).write_text(json.dumps(images_bundle.seal(manifest)))
+        return file
+
+    @pytest.fixture
+    def runner(self, tmp_path):
+        return Runner(tmp_path / "log", tmp_path / "progress")
+
+    def test_a_whole_bundle_passes(self, bundle, runner):
+        images_bundle.verify(bundle, runner)
+        assert images_bundle.is_current(bundle, {"redis": self.REFS})
+        assert not images_bundle.is_current(bundle, {"redis": "n8n-platform/redis:111111111111"})
+
+    def test_every_flipped_byte_of_either_file_is_noticed(self, bundle, runner):
+        for path in (bundle, images_bundle.manifest_of(bundle)):
+            whole = path.read_bytes()
+            for position in range(len(whole)):
+                path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+                if path != bundle and _same_json(path, whole):
+                    continue
+                with pytest.raises(ImagesError, match="images.tar"):
+                    images_bundle.verify(bundle, runner)
+            path.write_bytes(whole)
+
+    def test_a_missing_file_is_named(self, bundle, runner):
+        bundle.unlink()
+        with pytest.raises(ImagesError, match="missing from the bundle"):
+            images_bundle.verify(bundle, runner)
+        images_bundle.manifest_of(bundle).unlink()
+        with pytest.raises(ImagesError, match="cannot be read"):
+            images_bundle.verify(bundle, runner)
+
+
+def _same_json(path, whole):
+    """White space that turned into other white space changes nothing."""
+    try:
+        return json.loads(path.read_bytes()) == json.loads(whole)
+    except ValueError:
+        return False
+
+
+class TestRunner:
+    def test_a_silent_command_is_ended(self, tmp_path):
+        runner = Runner(tmp_path / "log", tmp_path / "progress")
+        with pytest.raises(ImagesError, match="no sign of life"):
+            runner.run(["sleep", "30"], silence_seconds=0.2)
+
+    def test_a_failure_shows_the_end_of_what_was_said(self, tmp_path):
+        runner = Runner(tmp_path / "log", tmp_path / "progress")
+        with pytest.raises(ImagesError, match="so it ends"):
+            runner.run(["sh", "-c", "echo so it ends; exit 3"], shorten=lambda line: f"x 1 {line.strip()}")
+        assert (tmp_path / "progress").read_text() == "x 1 so it ends\n"
 
 
 class TestCommittedFiles:

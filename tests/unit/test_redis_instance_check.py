@@ -24,8 +24,8 @@ class FakeContainer:
 
     def run(self, argv, stdin):
         self.calls.append((argv, stdin))
-        if argv[-2:] == ["redis-cli", "-e"]:
-            return (0, "PONG\n", "") if self.open else (1, "NOAUTH Authentication required.\n", "")
+        if argv[-1] == "redis-cli":
+            return 0, "PONG\n" if self.open else "NOAUTH Authentication required.\n\n", ""
         refusal = "User n8n has no permissions to run the 'flushall' command"
         replies = [self.answers.get(line, refusal) for line in stdin.splitlines()]
         return 0, "".join(f"{json.dumps(reply)}\n" for reply in replies), ""
@@ -93,12 +93,18 @@ def test_neither_commands_nor_passwords_are_arguments():
     assert "/run/secrets/p" in argv
 
 
-def test_a_refusal_of_the_server_is_an_error():
-    client = Client(
-        lambda _argv, _stdin: (1, "", "WRONGPASS invalid username-password pair\n"), "abc", "admin", "/p"
-    )
-    with pytest.raises(RedisError, match="WRONGPASS"):
-        client.ping()
+def test_a_refusal_of_the_server_is_an_error_though_redis_cli_ends_with_0():
+    answer = (0, 'error:"NOAUTH Authentication required."\n', "AUTH failed: WRONGPASS\n")
+    client = Client(lambda _argv, _stdin: answer, "abc", "admin", "/p")
+    with pytest.raises(RedisError, match="PING: .*NOAUTH"):
+        client.replies(["PING"])
+
+
+def test_no_connection_is_an_error():
+    answer = (1, "", "Could not connect to Redis\n")
+    client = Client(lambda _argv, _stdin: answer, "abc", "admin", "/p")
+    with pytest.raises(RedisError, match="Could not connect"):
+        client.replies(["PING"])
 
 
 def test_too_few_replies_are_an_error():

@@ -54,7 +54,9 @@ def test_never_run_is_due() -> None:
     assert schedule.due(at("2026-06-10T10:00"), None, "daily 02:00", BERLIN)
 
 
-@pytest.mark.parametrize("calendar", ["", "daily", "daily 24:00", "hourly 10:00", "weekly 03:00", "monthly 31 02:00", "yearly"])
+@pytest.mark.parametrize(
+    "calendar", ["", "daily", "daily 24:00", "hourly 10:00", "weekly 03:00", "monthly 31 02:00", "yearly"]
+)
 def test_a_wrong_calendar_is_refused_by_name(calendar: str) -> None:
     with pytest.raises(schedule.CalendarError, match="calendar"):
         schedule.due(at("2026-06-10T10:00"), at("2026-06-09T10:00"), calendar, BERLIN)

@@ -32,7 +32,12 @@ class FakeEngine:
     def inspect(self, container: str) -> dict[str, Any]:
         return {
             "RestartCount": 2,
-            "State": {"Status": "running", "Health": {"Status": "healthy"}, "OOMKilled": False, "StartedAt": "now"},
+            "State": {
+                "Status": "running",
+                "Health": {"Status": "healthy"},
+                "OOMKilled": False,
+                "StartedAt": "now",
+            },
         }
 
     def logs(self, container: str, tail: int) -> str:
@@ -51,7 +56,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_logs_are_redacted(root: Path) -> None:
-    logs = support.project_logs(FakeEngine(root), "n8n-local", ["n8n-main"], 10, support.Redactor(root / "secrets"))
+    logs = support.project_logs(
+        FakeEngine(root), "n8n-local", ["n8n-main"], 10, support.Redactor(root / "secrets")
+    )
     text = "\n".join(logs["n8n-main"])
     assert "all well" in text
     for hidden in (SECRET, "n8n_api_1234567890", "abc.def"):
@@ -60,7 +67,9 @@ def test_logs_are_redacted(root: Path) -> None:
 
 def test_an_unknown_service_is_named(root: Path) -> None:
     with pytest.raises(KeyError, match="nothing"):
-        support.project_logs(FakeEngine(root), "n8n-local", ["nothing"], 10, support.Redactor(root / "secrets"))
+        support.project_logs(
+            FakeEngine(root), "n8n-local", ["nothing"], 10, support.Redactor(root / "secrets")
+        )
 
 
 def test_bundle_has_everything_but_secrets(root: Path) -> None:

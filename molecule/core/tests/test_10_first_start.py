@@ -29,7 +29,9 @@ class Strangers:
     def _claim(self, _: int) -> int | str:
         try:
             headers = {"Content-Type": "application/json"}
-            return self._deployment.request("POST", "/rest/owner/setup", body=STRANGER, headers=headers, timeout=5)[0]
+            return self._deployment.request(
+                "POST", "/rest/owner/setup", body=STRANGER, headers=headers, timeout=5
+            )[0]
         except OSError as error:
             return type(error).__name__
 
@@ -56,7 +58,18 @@ def test_the_owner_is_ours(core: Deployment) -> None:
 
 
 def test_everything_is_healthy(core: Deployment) -> None:
-    health = {service: c.attrs["State"].get("Health", {}).get("Status") for service, c in core.containers().items()}
+    health = {
+        service: c.attrs["State"].get("Health", {}).get("Status") for service, c in core.containers().items()
+    }
     assert set(health.values()) == {"healthy"}, health
-    for expected in ("openbao", "postgres-n8n", "redis-queue", "n8n-main", "traefik", "n8n-webhook-2", "n8n-worker-2", "n8n-runner-2"):
+    for expected in (
+        "openbao",
+        "postgres-n8n",
+        "redis-queue",
+        "n8n-main",
+        "traefik",
+        "n8n-webhook-2",
+        "n8n-worker-2",
+        "n8n-runner-2",
+    ):
         assert expected in health

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from tests.support.deployment import Deployment
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
@@ -15,7 +16,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"n8n_environment_extra": {"N8N_RUNNERS_MOD": "external"}},
         ("N8N_RUNNERS_MOD", "N8N_RUNNERS_MODE"),
     ),
-    "an n8n value that silently weakens": ({"n8n_environment_extra": {"N8N_RUNNERS_MODE": "exteranl"}}, ("N8N_RUNNERS_MODE",)),
+    "an n8n value that silently weakens": (
+        {"n8n_environment_extra": {"N8N_RUNNERS_MODE": "exteranl"}},
+        ("N8N_RUNNERS_MODE",),
+    ),
     "a malformed list of excluded nodes": (
         {"n8n_environment_extra": {"NODES_EXCLUDE": "[n8n-nodes-base.git"}},
         ("NODES_EXCLUDE",),

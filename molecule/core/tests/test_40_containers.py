@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from tests.support.deployment import Deployment
 
 Inspected = dict[str, Any]
@@ -12,7 +13,10 @@ Inspected = dict[str, Any]
 CHECKS: dict[str, tuple[str, Callable[[Inspected], bool]]] = {
     "5.1": ("swarm mode is off where one host is all there is", lambda c: c["Swarm"] == "inactive"),
     "5.2": ("an AppArmor profile is set", lambda c: c["AppArmorProfile"] not in ("", "unconfined")),
-    "5.3": ("SELinux options are set", lambda c: any("label" in o for o in c["HostConfig"]["SecurityOpt"] or [])),
+    "5.3": (
+        "SELinux options are set",
+        lambda c: any("label" in o for o in c["HostConfig"]["SecurityOpt"] or []),
+    ),
     "5.4": (
         "capabilities are restricted",
         lambda c: c["HostConfig"]["CapDrop"] == ["ALL"] and not c["HostConfig"]["CapAdd"],
@@ -20,9 +24,15 @@ CHECKS: dict[str, tuple[str, Callable[[Inspected], bool]]] = {
     "5.5": ("not privileged", lambda c: not c["HostConfig"]["Privileged"]),
     "5.6": (
         "no sensitive host directory is mounted",
-        lambda c: not {"/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr"} & {m.get("Source") for m in c["Mounts"]},
+        lambda c: (
+            not {"/", "/boot", "/dev", "/etc", "/lib", "/proc", "/sys", "/usr"}
+            & {m.get("Source") for m in c["Mounts"]}
+        ),
     ),
-    "5.7": ("no sshd inside", lambda c: "sshd" not in str(c["Config"]["Entrypoint"]) + str(c["Config"]["Cmd"])),
+    "5.7": (
+        "no sshd inside",
+        lambda c: "sshd" not in str(c["Config"]["Entrypoint"]) + str(c["Config"]["Cmd"]),
+    ),
     "5.8": (
         "no privileged port is mapped",
         lambda c: all(
@@ -52,22 +62,33 @@ CHECKS: dict[str, tuple[str, Callable[[Inspected], bool]]] = {
     ),
     "5.16": ("own process namespace", lambda c: c["HostConfig"]["PidMode"] != "host"),
     "5.17": ("own IPC namespace", lambda c: c["HostConfig"]["IpcMode"] != "host"),
-    "5.20": ("no shared mount propagation", lambda c: all(m.get("Propagation") != "shared" for m in c["Mounts"])),
+    "5.20": (
+        "no shared mount propagation",
+        lambda c: all(m.get("Propagation") != "shared" for m in c["Mounts"]),
+    ),
     "5.21": ("own UTS namespace", lambda c: c["HostConfig"]["UTSMode"] != "host"),
     "5.22": (
         "the seccomp profile is on",
         lambda c: not any("seccomp" in o and "unconfined" in o for o in c["HostConfig"]["SecurityOpt"] or []),
     ),
     "5.23": ("no privileged exec", lambda c: not any(e["ProcessConfig"]["privileged"] for e in c["Execs"])),
-    "5.25": ("cgroup is the engine's", lambda c: c["HostConfig"]["CgroupParent"] in ("", "docker", "system.slice")),
+    "5.25": (
+        "cgroup is the engine's",
+        lambda c: c["HostConfig"]["CgroupParent"] in ("", "docker", "system.slice"),
+    ),
     "5.26": (
         "no new privileges",
-        lambda c: bool({"no-new-privileges", "no-new-privileges:true"} & set(c["HostConfig"]["SecurityOpt"] or [])),
+        lambda c: bool(
+            {"no-new-privileges", "no-new-privileges:true"} & set(c["HostConfig"]["SecurityOpt"] or [])
+        ),
     ),
     "5.27": ("health is checked", lambda c: c["State"].get("Health", {}).get("Status") == "healthy"),
-    "5.29": ("processes are limited", lambda c: 0 < (c["HostConfig"]["PidsLimit"] or 0)),
+    "5.29": ("processes are limited", lambda c: (c["HostConfig"]["PidsLimit"] or 0) > 0),
     "5.31": ("user namespace is not the host's by option", lambda c: c["HostConfig"]["UsernsMode"] != "host"),
-    "5.32": ("no engine socket", lambda c: not any("docker.sock" in str(m.get("Source")) for m in c["Mounts"])),
+    "5.32": (
+        "no engine socket",
+        lambda c: not any("docker.sock" in str(m.get("Source")) for m in c["Mounts"]),
+    ),
 }
 
 # Checks that do not hold, with the reason; they are asserted not to hold, so that a mended one leaves this list.
@@ -85,7 +106,9 @@ def inspected(core: Deployment) -> dict[str, Inspected]:
         service: {
             **container.attrs,
             "Swarm": swarm,
-            "Execs": [core.engine.api.exec_inspect(identity) for identity in container.attrs["ExecIDs"] or []],
+            "Execs": [
+                core.engine.api.exec_inspect(identity) for identity in container.attrs["ExecIDs"] or []
+            ],
         }
         for service, container in core.containers().items()
     }
@@ -120,7 +143,9 @@ def test_nobody_is_root(inspected: dict[str, Inspected]) -> None:
 
 
 def test_only_the_edge_publishes_ports(inspected: dict[str, Inspected]) -> None:
-    publishing = {service for service, c in inspected.items() if any((c["NetworkSettings"]["Ports"] or {}).values())}
+    publishing = {
+        service for service, c in inspected.items() if any((c["NetworkSettings"]["Ports"] or {}).values())
+    }
     assert publishing == {"traefik"}
 
 
@@ -128,4 +153,6 @@ def test_a_runner_reaches_its_own_worker_only(inspected: dict[str, Inspected]) -
     for service, container in inspected.items():
         if service.startswith("n8n-runner-"):
             number = service.rpartition("-")[2]
-            assert [name.rpartition("_")[2] for name in container["NetworkSettings"]["Networks"]] == [f"slot-{number}"]
+            assert [name.rpartition("_")[2] for name in container["NetworkSettings"]["Networks"]] == [
+                f"slot-{number}"
+            ]

@@ -4,8 +4,9 @@ import random
 from collections.abc import Callable
 
 import pytest
+
 from tests.support.deployment import Deployment, wait_until
-from tests.support.ledger import dequeued_by, deploy_test_workflows
+from tests.support.ledger import deploy_test_workflows, dequeued_by
 from tests.support.stream import NumberedStream, executions_of
 
 
@@ -29,7 +30,9 @@ def stream_through(core: Deployment, act: Callable[[], None], *, all_succeed: bo
 
     wait_until(lambda: not unfinished(), "every accepted request to have ended", seconds=180, every=2)
     found = executions_of(core, stream)
-    assert stream.accepted <= set(found), f"accepted, but no execution: {sorted(stream.accepted - set(found))[:10]}"
+    assert stream.accepted <= set(found), (
+        f"accepted, but no execution: {sorted(stream.accepted - set(found))[:10]}"
+    )
     doubled = {n: statuses for n, statuses in found.items() if len(statuses) > 1}
     assert not doubled, f"executed more than once: {doubled}"
     if all_succeed:
@@ -72,7 +75,11 @@ def test_kill_of_a_worker_brings_its_slot_back(core: Deployment) -> None:
         if core.engine.containers.get(worker.id).status == "exited":
             worker.start()
         mark = dequeued_by(core).get("n8n-worker-1", 0)
-        wait_until(lambda: dequeued_by(core).get("n8n-worker-1", 0) > mark, "worker 1 to take a job again", seconds=60)
+        wait_until(
+            lambda: dequeued_by(core).get("n8n-worker-1", 0) > mark,
+            "worker 1 to take a job again",
+            seconds=60,
+        )
 
     stream_through(core, kill, all_succeed=False)
 
@@ -100,7 +107,9 @@ def test_restart_of_everything_in_any_order(core: Deployment) -> None:
         for container in containers:
             container.start()
         wait_until(
-            lambda: all(core.healthy(service) for service in core.containers()), "every container to be healthy", seconds=180
+            lambda: all(core.healthy(service) for service in core.containers()),
+            "every container to be healthy",
+            seconds=180,
         )
 
     stream_through(core, restart_all, all_succeed=False)

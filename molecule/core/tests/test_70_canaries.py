@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.support.deployment import ROOT, Deployment
 
 # A shorter value would be found by chance.
@@ -40,7 +41,9 @@ def test_container_configuration_logs_and_image_history(core: Deployment, canari
     for service, container in core.containers(stopped=True).items():
         assert not found_in(canaries, json.dumps(container.attrs).encode()), f"inspect of {service}"
         assert not found_in(canaries, container.logs()), f"log of {service}"
-        assert not found_in(canaries, json.dumps(container.image.history()).encode()), f"image history of {service}"
+        assert not found_in(canaries, json.dumps(container.image.history()).encode()), (
+            f"image history of {service}"
+        )
 
 
 def test_engine_events(core: Deployment, canaries: dict[bytes, str]) -> None:
