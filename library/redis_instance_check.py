@@ -108,27 +108,28 @@ class Client:
         self._argv = [*self._container, "sh", "-c", _LOGIN, "sh", password_file, user]
 
     def version(self) -> str:
-        fields = dict(line.split(":", 1) for line in self._ask(["INFO server"]).splitlines() if ":" in line)
-        return fields.get("valkey_version", fields["redis_version"]).strip()
-
-    def ping(self) -> None:
-        self._ask(["PING"])
+        lines = self._ask("INFO server\n").splitlines()
+        fields = dict(line.split(":", 1) for line in lines if ":" in line)
+        return fields.get("valkey_version", fields.get("redis_version", "")).strip()
 
     def is_open(self) -> bool:
         """Whether somebody who did not log in gets an answer."""
-        code, _output, _errors = self._run([*self._container, "redis-cli", "-e"], "PING\n")
-        return code == 0
+        _code, output, _errors = self._run([*self._container, "redis-cli"], "PING\n")
+        return output.strip() == "PONG"
 
     def replies(self, commands: list[str]) -> list[Any]:
-        """One reply per command. Raises RedisError."""
-        lines = self._ask(commands, ["--json"]).splitlines()
+        """One reply per command. Raises RedisError, for a reply that is an error, too."""
+        lines = self._ask("".join(f"{command}\n" for command in commands), "--json").splitlines()
         if len(lines) != len(commands):
             raise RedisError(f"{len(commands)} commands, {len(lines)} replies")
+        for command, line in zip(commands, lines, strict=True):
+            if line.startswith("error:"):
+                raise RedisError(f"{command}: {line.removeprefix('error:')}")
         return [json.loads(line) for line in lines]
 
-    def _ask(self, commands: list[str], options: list[str] | None = None) -> str:
-        """Raises RedisError; with -e an answer that is an error makes redis-cli end with another code than 0."""
-        code, output, errors = self._run([*self._argv, "-e", *(options or [])], "\n".join(commands) + "\n")
+    def _ask(self, commands: str, *options: str) -> str:
+        """Where redis-cli reads commands from its input, its exit code says only whether it got a connection."""
+        code, output, errors = self._run([*self._argv, *options], commands)
         if code:
             raise RedisError((errors or output).strip() or f"redis-cli ended with {code}")
         return output
@@ -187,7 +188,7 @@ def connect(module: AnsibleModule) -> Client:
             if container is None:
                 raise RedisError("no such container")
             client = Client(run, container["Id"], params["user"], params["password_file"])
-            client.ping()
+            client.replies(["PING"])
             return client
         except (RedisError, HttpError) as error:
             if time.monotonic() >= deadline:
