@@ -93,6 +93,9 @@ options:
     description: Registry to pull from instead of the one that the names say, host and path without a scheme.
     type: str
     default: ""
+  progress_file:
+    description: Where to write a line for each step that begins or ends; C(progress) in the folder for building.
+    type: path
   bundle_file:
     description: The bundle, on the target; its manifest lies beside it with C(.json) added to the name.
     type: path
@@ -185,6 +188,7 @@ ansible_facts:
 
 import fcntl
 import platform
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -220,6 +224,7 @@ def build_spec() -> dict[str, Any]:
         "suite": {"type": "str", "required": True},
         "refreshed": {"type": "str", "required": True},
         "registry": text,
+        "progress_file": {"type": "path"},
         "bundle_file": {"type": "path"},
         "keep": {"type": "int", "default": 2},
         "minimum_free_gb": {"type": "int", "default": 12},
@@ -234,11 +239,11 @@ def build_spec() -> dict[str, Any]:
 class Manager:
     """Plans and makes. Raises ImagesError."""
 
-    def __init__(self, params: dict[str, Any]) -> None:
+    def __init__(self, params: dict[str, Any], check_mode: bool) -> None:
         self.params = params
         self.work = Path(params["cache_root"]) / "images"
-        self.engine = ImageEngine()
-        self.runner = Runner(self.work / "build.log", self.work / "progress")
+        self.engine = ImageEngine(may_be_absent=check_mode)
+        self.runner = Runner(self.work / "build.log", Path(params["progress_file"] or self.work / "progress"))
         settings = {
             key: params[key] for key in ("suite", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy")
         }
@@ -297,8 +302,13 @@ class Manager:
             self.engine.used(),
             self.params["keep"],
         )
-        for ref in old if not check_mode else []:
-            self.engine.untag(ref)
+        if not check_mode:
+            with self._alone():
+                for ref in old:
+                    self.engine.untag(ref)
+                for folder in (self.work / "contexts").glob("*"):
+                    if folder.name != Path(self.params["contexts"]).name:
+                        shutil.rmtree(folder, ignore_errors=True)
         return old
 
     def _choose(self) -> Choice:
@@ -336,7 +346,7 @@ class Manager:
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
-    manager = Manager(params)
+    manager = Manager(params, check_mode)
     refs = {name.replace("-", "_"): ref for name, ref in manager.choice.refs.items()}
     result: dict[str, Any] = {
         "refs": refs,

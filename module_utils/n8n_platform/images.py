@@ -177,3 +177,28 @@ class BakeProgress:
             ending = {"DONE": f"done in{match[3]}", "CACHED": "cached", "ERROR": "FAILED"}[match[2]]
             return f"{self.steps[match[1]]} {ending}"
         return ""
+
+
+class ProgressView:
+    """What to show of progress lines: all of them, and after a silence the steps that are still running."""
+
+    SILENCE_SECONDS = 30
+
+    def __init__(self) -> None:
+        self._running: dict[str, float] = {}
+        self._shown = 0.0
+
+    def lines(self, new: list[str], now: float) -> list[str]:
+        """`now`: seconds since the start."""
+        for line in new:
+            what, step, text = [*line.split(" ", 2), "", ""][:3]
+            if text.startswith(("done", "cached", "FAILED")):
+                self._running.pop(f"{what} {step}", None)
+            else:
+                self._running[f"{what} {step}"] = now
+        shown = new
+        if not new and now - self._shown >= self.SILENCE_SECONDS:
+            shown = [f"{step} running for {now - since:.0f}s" for step, since in self._running.items()]
+        if shown:
+            self._shown = now
+        return shown

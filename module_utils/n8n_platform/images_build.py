@@ -82,7 +82,7 @@ class Builder:
             raise ImagesError(
                 f"{image.name}: {image.pull} has no digest (platform_versions.{image.name}.digest)"
             )
-        problem = self.engine.registry_problem(image.pull)
+        problem = self.engine.registry_problem(image.pull) if self.engine.there else ""
         if problem:
             raise ImagesError(f"{image.name}: {image.pull} cannot be pulled: {problem}")
 

@@ -11,20 +11,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ansible.module_utils.n8n_platform.http import HttpError, JsonClient
+from ansible.module_utils.n8n_platform.http import HttpError, JsonClient, Response
 from ansible.module_utils.n8n_platform.images import ImagesError
 
 SOCKET = "unix:///var/run/docker.sock"
 
 
 class ImageEngine:
-    """Images of the engine, by reference. Raises ImagesError."""
+    """Images of the engine, by reference. Raises ImagesError.
 
-    def __init__(self, socket: str = SOCKET) -> None:
+    may_be_absent: an engine that is not installed or started yet has no images, instead of being an error.
+    """
+
+    def __init__(self, socket: str = SOCKET, may_be_absent: bool = False) -> None:
         self._client = JsonClient(socket, timeout=60)
+        self.there = True
+        try:
+            self._client.request("GET", "/_ping")
+        except HttpError as error:
+            self.there = False
+            if not may_be_absent:
+                raise ImagesError(f"the container engine: {error}") from None
 
     def has(self, ref: str) -> bool:
-        return bool(self._request("GET", f"/images/{quote(ref, safe='')}/json").status == 200)
+        return self.there and self._request("GET", f"/images/{quote(ref, safe='')}/json").status == 200
 
     def missing(self, refs: dict[str, str]) -> list[str]:
         """Names of those of the references that the engine lacks."""
@@ -42,6 +52,8 @@ class ImageEngine:
 
     def registry_problem(self, ref: str, timeout: float = 15) -> str:
         """Why a registry does not give `ref`, empty when it does. The engine asks, with its own mirrors and proxies."""
+        if not self.there:
+            return "the container engine is not there yet to ask a registry"
         try:
             self._client.request("GET", f"/distribution/{quote(ref, safe='/:@')}/json", timeout=timeout)
         except HttpError as error:
@@ -62,11 +74,11 @@ class ImageEngine:
         return {container["Image"] for container in self._request("GET", "/containers/json?all=true").json}
 
     def free_gb(self) -> int:
-        """Free space where the engine keeps its images."""
-        root = self._request("GET", "/info").json["DockerRootDir"]
+        """Free space where the engine keeps its images, or will."""
+        root = self._request("GET", "/info").json["DockerRootDir"] if self.there else "/var/lib"
         return shutil.disk_usage(root).free // 10**9
 
-    def _request(self, method: str, path: str) -> Any:
+    def _request(self, method: str, path: str) -> Response:
         try:
             return self._client.request(method, path, allowed=(404,))
         except HttpError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from hashlib import sha256
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import ansible.module_utils
@@ -13,35 +16,10 @@ from ansible.utils.display import Display
 
 # Ansible finds the project's module_utils for modules, not for its own process.
 ansible.module_utils.__path__ += constants.DEFAULT_MODULE_UTILS_PATH
-from ansible.module_utils.n8n_platform.images import ImagesError, context_digest  # noqa: E402
+from ansible.module_utils.n8n_platform.images import ImagesError, ProgressView, context_digest  # noqa: E402
 
 POLL_SECONDS = 5
-SILENCE_SECONDS = 30
 TIME_LIMIT_SECONDS = 3600
-
-
-class Progress:
-    """Shows progress lines with the time since the start; after a silence the steps that are still running."""
-
-    def __init__(self) -> None:
-        self.read = 0
-        self._running: dict[str, float] = {}
-        self._started = self._spoken = time.monotonic()
-
-    def show(self, lines: list[str]) -> None:
-        now = time.monotonic()
-        self.read += len(lines)
-        for line in lines:
-            what, step, text = (*line.split(" ", 2), "", "")[:3]
-            if text.startswith(("done", "cached", "FAILED")):
-                self._running.pop(f"{what} {step}", None)
-            else:
-                self._running[f"{what} {step}"] = now
-        if not lines and now - self._spoken > SILENCE_SECONDS:
-            lines = [f"{step} running for {now - since:.0f}s" for step, since in self._running.items()]
-        for line in lines:
-            self._spoken = now
-            Display().display(f"  {now - self._started:4.0f}s  {line}")
 
 
 class ActionModule(ActionBase):
@@ -52,12 +30,14 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         contexts = Path(arguments["contexts"])
         work = f"{arguments['cache_root']}/images"
-        arguments["contexts"] = f"{work}/contexts"
         try:
             for key in ("images", "upstream"):
                 arguments[key] = [_with_digest(image, contexts) for image in arguments.get(key, [])]
         except ImagesError as error:
             return {**result, "failed": True, "msg": str(error)}
+        # Named by their content: another run on the same target may be using contexts of another checkout.
+        arguments["contexts"] = f"{work}/contexts/{_combined(arguments)}"
+        arguments["progress_file"] = f"{work}/progress-{secrets.token_hex(4)}"
 
         plan = self._plan(arguments, task_vars)
         if plan.get("missing"):
@@ -70,7 +50,7 @@ class ActionModule(ActionBase):
             copied = self._copy(contexts, arguments["contexts"], task_vars)
             if copied.get("failed"):
                 return {**result, **copied}
-        return {**result, **self._carry_out(arguments, f"{work}/progress", task_vars)}
+        return {**result, **self._carry_out(arguments, task_vars)}
 
     def _plan(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         asked, self._task.check_mode = self._task.check_mode, True
@@ -80,10 +60,6 @@ class ActionModule(ActionBase):
             self._task.check_mode = asked
 
     def _copy(self, source: Path, target: str, task_vars: Any) -> dict[str, Any]:
-        """A fresh copy: a file that is gone from the project must not stay in a context."""
-        cleared = self._remove(target, task_vars)
-        if cleared.get("failed"):
-            return cleared
         task = self._task.copy()
         task.args = {"src": f"{source}/", "dest": f"{target}/", "mode": "preserve", "directory_mode": "0755"}
         copy = self._shared_loader_obj.action_loader.get(
@@ -97,9 +73,8 @@ class ActionModule(ActionBase):
         )
         return dict(copy.run(task_vars=task_vars))
 
-    def _carry_out(self, arguments: dict[str, Any], file: str, task_vars: Any) -> dict[str, Any]:
+    def _carry_out(self, arguments: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         """Start the module in the background on the target, show its progress file while it runs."""
-        self._remove(file, task_vars)
         limit, self._task.async_val = self._task.async_val, TIME_LIMIT_SECONDS
         try:
             job = self._execute_module("platform_images", arguments, task_vars=task_vars, wrap_async=True)
@@ -108,23 +83,30 @@ class ActionModule(ActionBase):
         if "ansible_job_id" not in job:
             return dict(job)
         status = {"jid": job["ansible_job_id"], "_async_dir": str(Path(job["results_file"]).parent)}
-        progress = Progress()
+        view, file, started, read = ProgressView(), quote(arguments["progress_file"]), time.monotonic(), 0
         answer: dict[str, Any] = {}
         while not answer.get("finished"):
             time.sleep(POLL_SECONDS)
             answer = self._execute_module("ansible.legacy.async_status", status, task_vars=task_vars)
-            command = f"tail -n +{progress.read + 1} {file} 2>/dev/null"
-            progress.show(self._low_level_execute_command(command)["stdout"].splitlines())
+            new = self._low_level_execute_command(f"tail -n +{read + 1} {file} 2>/dev/null")[
+                "stdout"
+            ].splitlines()
+            read += len(new)
+            now = time.monotonic() - started
+            for line in view.lines(new, now):
+                Display().display(f"  {now:4.0f}s  {line}")
+        self._low_level_execute_command(f"rm -f {file}")
         status["mode"] = "cleanup"
         self._execute_module("ansible.legacy.async_status", status, task_vars=task_vars)
         return dict(answer)
-
-    def _remove(self, path: str, task_vars: Any) -> dict[str, Any]:
-        arguments = {"path": path, "state": "absent"}
-        return dict(self._execute_module("ansible.legacy.file", arguments, task_vars=task_vars))
 
 
 def _with_digest(image: dict[str, Any], contexts: Path) -> dict[str, Any]:
     if image.get("pull"):
         return image
     return {**image, "digest": context_digest(contexts / image.get("context", image["name"]))}
+
+
+def _combined(arguments: dict[str, Any]) -> str:
+    digests = [image.get("digest", "") for key in ("images", "upstream") for image in arguments[key]]
+    return sha256("".join(digests).encode()).hexdigest()[:12]
