@@ -57,7 +57,7 @@ def shortened(file: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("file", ["compose.yaml", "stack.yaml"])
 def test_is_what_the_golden_file_says(environment: str, file: str) -> None:
     found = dump(shortened(release(environment, file)))
-    golden = GOLDEN / f"{environment}.{file}"
+    golden = GOLDEN / f"{environment}.{file.removesuffix('.yaml')}.golden"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(found, "utf-8")
@@ -82,7 +82,7 @@ def test_compose_and_swarm_accept_it(environment: str) -> None:
 def test_environments_share_neither_port_nor_path_nor_subnet() -> None:
     taken: dict[str, str] = {}
     for name in ENVIRONMENTS:
-        document = yaml.safe_load((GOLDEN / f"{name}.compose.yaml").read_text("utf-8"))
+        document = yaml.safe_load((GOLDEN / f"{name}.compose.golden").read_text("utf-8"))
         services, networks = document["services"].values(), document["networks"].values()
         own = {str(port["published"]) for service in services for port in service.get("ports", [])}
         own |= {volume["source"] for service in services for volume in service.get("volumes", [])}
