@@ -24,7 +24,8 @@ from zoneinfo import ZoneInfo
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CALENDAR = re.compile(
-    r"^(?:(?P<hourly>hourly)|(?P<daily>daily)|weekly (?P<weekday>mon|tue|wed|thu|fri|sat|sun)|monthly (?P<day>[0-9]{1,2}))"
+    r"^(?:(?P<hourly>hourly)|(?P<daily>daily)|weekly (?P<weekday>mon|tue|wed|thu|fri|sat|sun)"
+    r"|monthly (?P<day>[0-9]{1,2}))"
     r"(?: (?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]))?$"
 )
 

@@ -89,7 +89,7 @@ def test_restart_of_each_container(core: Deployment) -> None:
 
     def restart_each() -> None:
         for service in sorted(core.containers()):
-            if service.startswith("n8n-worker-") or service.startswith("n8n-runner-"):
+            if service.startswith(("n8n-worker-", "n8n-runner-")):
                 continue
             core.containers()[service].restart(timeout=120)
             wait_until(lambda s=service: core.healthy(s), f"{service} to be healthy again", seconds=120)
