@@ -24,6 +24,7 @@ class State:
         self.requests: list[tuple[str, str]] = []
         self.refuse: set[str] = set()
         self.tokens: set[str] = set()
+        self.root_tokens: set[str] = set()
         self.kv: dict[str, list[dict[str, Any]]] = {}
         self.mounts: dict[str, Any] = {}
         self.methods: dict[str, Any] = {}
@@ -38,6 +39,10 @@ class State:
         self.tokens.add(token := "s." + secrets.token_hex(12))
         return token
 
+    def root_token(self) -> str:
+        self.root_tokens.add(token := self.token())
+        return token
+
     def answer(self, method: str, path: str, body: dict[str, Any], token: str) -> tuple[int, Any]:
         self.requests.append((method, path))
         if path == "sys/health":
@@ -45,7 +50,7 @@ class State:
             return status, {"initialized": self.initialized, "sealed": self.sealed, "version": "2.7.2"}
         if path == "sys/init":
             self.initialized = True
-            return 200, {"recovery_keys_base64": ["recovery"], "root_token": self.token()}
+            return 200, {"recovery_keys_base64": ["recovery"], "root_token": self.root_token()}
         if not self.initialized or self.sealed:
             return 503, {"errors": ["Vault is sealed"]}
         if path.endswith("/login"):
@@ -93,6 +98,7 @@ class State:
     def _auth(self, method: str, path: str, body: dict[str, Any], token: str) -> tuple[int, Any]:
         if path == "auth/token/revoke-self":
             self.tokens.discard(token)
+            self.root_tokens.discard(token)
         if path.endswith("/role-id"):
             return 200, {"data": {"role_id": "role"}}
         if path.endswith("/secret-id"):
@@ -109,7 +115,7 @@ class State:
         if path == "sys/generate-root-token/update":
             if body["key"] != "recovery":
                 return 400, {"errors": ["recovery key is wrong"]}
-            mixed = bytes(a ^ b for a, b in zip(self.token().encode(), self.otp.encode(), strict=True))
+            mixed = bytes(a ^ b for a, b in zip(self.root_token().encode(), self.otp.encode(), strict=True))
             return 200, {"data": {"encoded_token": base64.b64encode(mixed).decode().rstrip("=")}}
         for prefix, table in (("sys/mounts", self.mounts), ("sys/auth", self.methods)):
             if path == prefix:
