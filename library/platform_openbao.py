@@ -153,7 +153,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import openbao_setup
-from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError, StoreUnavailable
+from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
 from ansible.module_utils.n8n_platform.openbao_setup import StoreManager
 from ansible.module_utils.n8n_platform.secrets import issuer_names, make_directory, write_file
 
@@ -251,14 +251,7 @@ class OwnStore(StoreManager):
         if self.record.get("setup") != self.setup.digest or self.record.get("root_token"):
             return ["set up"]
         self.client.wait(self.params["wait_seconds"])
-        try:
-            self.store().login()
-        except StoreUnavailable:
-            raise
-        except StoreError as error:
-            raise StoreError(
-                f"{error}. Its role_id and secret_id stand in {self.record.path}: restore that file"
-            ) from None
+        self.store().login()
         return self.plan_store_file()
 
     def apply_configured(self, steps: list[str]) -> None:
@@ -362,28 +355,41 @@ def _is_private(path: Path, uid: int) -> bool:
     return path.is_dir() and (path.stat().st_mode & 0o7777, path.stat().st_uid) == (0o700, uid)
 
 
-def run(manager: OwnStore | ExternalStore, state: str, check_mode: bool) -> tuple[list[str], list[str]]:
-    """Steps and warnings."""
-    if state == "verified":
-        return [], manager.verify()
-    steps = manager.plan_prepared() if state == "prepared" else manager.plan_configured()
-    if not check_mode:
-        (manager.apply_prepared if state == "prepared" else manager.apply_configured)(steps)
-    return steps, []
+class Manager:
+    """Plans and reaches one state of either kind of store. Raises StoreError."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        store = params["store"]
+        self.state = params["state"]
+        self.store = OwnStore(store) if store["address"].startswith("unix://") else ExternalStore(store)
+        self.warnings: list[str] = []
+
+    def plan(self) -> list[str]:
+        if self.state == "verified":
+            self.warnings = self.store.verify()
+            return []
+        return self.store.plan_prepared() if self.state == "prepared" else self.store.plan_configured()
+
+    def apply(self, steps: list[str]) -> None:
+        if self.state == "prepared":
+            self.store.apply_prepared(steps)
+        elif self.state == "configured":
+            self.store.apply_configured(steps)
 
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
-    store = module.params["store"]
     try:
-        manager = OwnStore(store) if store["address"].startswith("unix://") else ExternalStore(store)
-        steps, warnings = run(manager, module.params["state"], module.check_mode)
+        manager = Manager(module.params)
+        steps = manager.plan()
+        if not module.check_mode:
+            manager.apply(steps)
     except StoreError as error:
         module.fail_json(msg=str(error))
-    for warning in warnings:
+    for warning in manager.warnings:
         module.warn(warning)
     diff = {"before": "", "after": "".join(f"{step}\n" for step in steps)}
-    module.exit_json(changed=bool(steps), steps=steps, diff=diff, **manager.result)
+    module.exit_json(changed=bool(steps), steps=steps, diff=diff, **manager.store.result)
 
 
 if __name__ == "__main__":

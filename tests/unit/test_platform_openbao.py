@@ -43,8 +43,17 @@ def params(root: Path, **more: Any) -> dict[str, Any]:
     return {**defaults, **own, **more}
 
 
+def manager(state: str, store: dict[str, Any]) -> platform_openbao.Manager:
+    return platform_openbao.Manager({"state": state, "store": store})
+
+
 def run(root: Path, state: str, check_mode: bool = False, **more: Any) -> tuple[list[str], list[str]]:
-    return platform_openbao.run(platform_openbao.OwnStore(params(root, **more)), state, check_mode)
+    """Steps and warnings."""
+    found = manager(state, params(root, **more))
+    steps = found.plan()
+    if not check_mode:
+        found.apply(steps)
+    return steps, found.warnings
 
 
 def set_up(root: Path, **more: Any) -> None:
@@ -150,9 +159,9 @@ def test_a_cut_off_initialisation_begins_anew(tmp_path: Path, state: State) -> N
     run(tmp_path, "prepared")
     (tmp_path / "data/1").mkdir(parents=True)
     openbao_setup.Record(tmp_path / "state/record.json").update(phase="started")
-    manager = platform_openbao.OwnStore(params(tmp_path))
-    platform_openbao.run(manager, "prepared", False)
-    assert manager.result == {"generation": 2}
+    found = manager("prepared", params(tmp_path))
+    found.apply(found.plan())
+    assert found.store.result == {"generation": 2}
     run(tmp_path, "configured")
     assert not (tmp_path / "data/1").exists()
 
@@ -252,9 +261,15 @@ def test_a_large_audit_log_is_set_aside(tmp_path: Path) -> None:
 
 
 def external(root: Path, state: str, check_mode: bool = False, **more: Any) -> list[str]:
-    given = {"role_id": "role", "secret_id": "secret", **more}
-    manager = platform_openbao.ExternalStore(params(root, **given))
-    return platform_openbao.run(manager, state, check_mode)[0]
+    # The kind of store is told by the address, and the fake one has a socket: so it is made by hand.
+    found = manager(state, params(root))
+    found.store = platform_openbao.ExternalStore(
+        params(root, **{"role_id": "role", "secret_id": "secret", **more})
+    )
+    steps = found.plan()
+    if not check_mode:
+        found.apply(steps)
+    return steps
 
 
 def test_an_external_store_is_checked_and_left_alone(tmp_path: Path, state: State) -> None:
