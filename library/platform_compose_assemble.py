@@ -105,10 +105,6 @@ slots:
   description: Services by slot.
   returned: always
   type: dict
-secret_versions:
-  description: The secrets' versions that the labels carry, by file name.
-  returned: always
-  type: dict
 removed:
   description: Directories of releases and configuration that are no longer needed.
   returned: always
@@ -156,7 +152,6 @@ class Manager:
             secret_versions=_read_versions(params["secret_versions_file"]),
         )
         self.params = params
-        self.secret_versions = settings.secret_versions
         self.docker = docker
         self.keep = params["keep"]
         self.model = compose.assemble(params["contributions"], settings)
@@ -245,7 +240,6 @@ def main() -> None:
         tiers=compose.tiers(manager.model),
         slots=compose.slots(manager.model),
         removed=removed,
-        secret_versions=manager.secret_versions,
         diff=diff,
     )
 

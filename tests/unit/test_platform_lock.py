@@ -42,9 +42,12 @@ def test_readers_share_and_a_writer_waits_for_none_of_them(lock: ModuleType, tmp
 
 
 def test_the_lock_does_not_follow_a_link(lock: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "l").symlink_to("/etc/passwd")
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / "l").symlink_to(victim)
     with pytest.raises(OSError):
         lock.take_lock("blue", tmp_path / "l", True, "site")
+    assert victim.read_text() == "precious"
 
 
 def test_the_shown_command_leaves_extra_variables_out(lock: ModuleType) -> None:
