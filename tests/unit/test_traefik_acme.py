@@ -1,0 +1,149 @@
+"""Certificates from an ACME authority (Pebble): issued, renewed, and kept when a renewal fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import traefik_probe
+from ansible.module_utils.n8n_platform.http import JsonClient
+from traefik_lab import Backend, Lab, certificate, free_port, role_value, traefik_binary, until
+
+DOMAIN = "example.test"
+PEBBLE = os.environ.get("PEBBLE_BIN") or shutil.which("pebble")
+DNS = os.environ.get("PEBBLE_CHALLTESTSRV_BIN") or shutil.which("pebble-challtestsrv")
+pytestmark = pytest.mark.skipif(
+    not (PEBBLE and DNS and traefik_binary()),
+    reason="no traefik, pebble or pebble-challtestsrv (PEBBLE_BIN, PEBBLE_CHALLTESTSRV_BIN)",
+)
+
+
+class Authority:
+    """Pebble with certificates so short that Traefik renews them whenever it starts."""
+
+    def __init__(self, directory: Path, http_port: int, tls_port: int) -> None:
+        self.port, self.dns = free_port(), free_port()
+        self.directory = directory
+        directory.mkdir()
+        certificate(directory, ["localhost"])
+        self.ca_file = directory / "traefik_tls.crt"
+        ca = {"certificate": str(self.ca_file), "privateKey": str(directory / "traefik_tls.key")}
+        short = {"default": {"description": "short", "validityPeriod": 600}}
+        self.management, self.root_file = free_port(), directory / "root.pem"
+        settings: dict[str, Any] = {"listenAddress": f"127.0.0.1:{self.port}"}
+        settings["managementListenAddress"] = f"127.0.0.1:{self.management}"
+        settings = {**settings, "httpPort": http_port, "tlsPort": tls_port, "profiles": short, **ca}
+        (directory / "pebble.json").write_text(json.dumps({"pebble": settings}))
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        assert PEBBLE and DNS
+        names = [
+            DNS,
+            "-management",
+            f"127.0.0.1:{free_port()}",
+            "-dnsserver",
+            f"127.0.0.1:{self.dns}",
+            "-defaultIPv6",
+            "",
+        ]
+        names += [part for kind in ("http01", "https01", "tlsalpn01", "doh") for part in (f"-{kind}", "")]
+        pebble = [PEBBLE, "-config", "pebble.json", "-dnsserver", f"127.0.0.1:{self.dns}"]
+        environment = os.environ | {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+        with open(self.directory / "log", "ab") as log:
+            options = {"cwd": self.directory, "env": environment, "stdout": log, "stderr": log}
+            started = [subprocess.Popen(command, **options) for command in (names, pebble)]  # type: ignore[call-overload]
+        try:
+            until(self._listens, 20, lambda: (self.directory / "log").read_text())
+            yield
+        finally:
+            for process in started:
+                process.terminate()
+                process.wait(10)
+
+    def fetch_root(self) -> None:
+        client = JsonClient(
+            f"https://localhost:{self.management}", ca_file=str(self.ca_file), connect_to="127.0.0.1"
+        )
+        self.root_file.write_bytes(client.request("GET", "/roots/0").body)
+
+    def _listens(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+
+def served(lab: Lab) -> str:
+    """PEM of the certificate for the name, empty when there is no handshake."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with (
+        suppress(OSError),
+        socket.create_connection(("127.0.0.1", lab.https), 5) as plain,
+        context.wrap_socket(plain, server_hostname=f"n8n.{DOMAIN}") as secure,
+    ):
+        return ssl.DER_cert_to_PEM_cert(secure.getpeercert(binary_form=True) or b"")
+    return ""
+
+
+def probe(lab: Lab, root_file: Path) -> traefik_probe.Manager:
+    routes = role_value("__traefik_routes", lab.contributions, platform_domain=DOMAIN)
+    params = {
+        "address": "127.0.0.1",
+        "http_port": lab.http,
+        "https_port": lab.https,
+        "ca_file": str(root_file),
+    }
+    params |= {"routes": routes, "realm": "n8n-local", "maintenance": False, "min_days": 14, "timeout": 10}
+    return traefik_probe.Manager(params)
+
+
+@pytest.mark.parametrize("challenge", ["http", "tls"])
+def test_issued_renewed_and_kept_when_the_authority_is_away(tmp_path: Path, challenge: str) -> None:
+    backend = Backend("main").start()
+    server = {"servers": [f"http://127.0.0.1:{backend.port}"], "class": "operator"}
+    contributions = [{"role": "n8n", "edge": [{"name": "editor", "host": "n8n", "paths": ["/"], **server}]}]
+    (tmp_path / "lab").mkdir()
+    lab = Lab(
+        tmp_path / "lab",
+        contributions,
+        platform_domain=DOMAIN,
+        traefik_acme_enabled=True,
+        traefik_acme_email=f"owner@{DOMAIN}",
+        traefik_acme_challenge=challenge,
+        traefik_acme_certificate_hours=1,
+        traefik_log_level="INFO",
+    )
+    authority = Authority(tmp_path / "pebble", lab.http, lab.https)
+    static = (lab.directory / "traefik.yml").read_text()
+    static = static.replace(
+        "https://acme-v02.api.letsencrypt.org/directory", f"https://localhost:{authority.port}/dir"
+    )
+    static = static.replace(
+        "storage: /acme/", f"caCertificates: [{authority.ca_file}]\n      storage: {tmp_path}/"
+    )
+    (lab.directory / "traefik.yml").write_text(static)
+
+    with authority.running():
+        with lab.running():
+            until(lambda: served(lab) != "", 30, lambda: lab.log)
+            issued = served(lab)
+            authority.fetch_root()
+        with lab.running():
+            until(lambda: served(lab) not in ("", issued), 30, lambda: lab.log)
+            renewed = served(lab)
+    with lab.running():
+        # Traefik says it at level info only; what an operator sees is verify's count of days.
+        until(lambda: "Error renewing ACME certificate" in lab.log, 30, lambda: lab.log)
+        assert served(lab) == renewed
+        assert f"n8n.{DOMAIN}: the certificate ends in 0 days" in probe(lab, authority.root_file).plan()
+    backend.stop()
