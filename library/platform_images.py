@@ -265,7 +265,7 @@ class Manager:
                     f"{self.params['minimum_free_gb']} needed (container_images_minimum_free_gb)"
                 )
             if self.choice.source == "bundle":
-                bundles.read_manifest(self._bundle_file())
+                bundles.check_holds(self._bundle_file(), {name: self.choice.refs[name] for name in missing})
             else:
                 self.builder.check([image for image in self.choice.images if image.name in missing])
         return missing
@@ -276,8 +276,6 @@ class Manager:
             missing = self.plan()
             if missing and self.choice.source == "bundle":
                 bundles.load(self._bundle_file(), self.runner)
-                if still := self.engine.missing(self.choice.refs):
-                    raise ImagesError(f"{self._bundle_file()} does not hold {', '.join(still)}")
             elif missing:
                 self.builder.build(self.choice.images, self.choice.refs, missing)
             return missing
@@ -327,10 +325,12 @@ class Manager:
         digest = entry["digest"]
         if not digest and not entry["pull"]:
             digest = model.context_digest(Path(self.params["contexts"], context))
-        pull = model.pull_reference(entry["pull"], self.params["registry"]) if entry["pull"] else ""
+        pull = model.pull_reference(entry["pull"]) if entry["pull"] else ""
         rootfs = {**entry["rootfs"], "suite": self.params["suite"]} if entry["rootfs"] else {}
         args = {key: str(value) for key, value in entry["args"].items()}
-        return Image(entry["name"], context, digest or "", pull, entry["base"], args, rootfs)
+        return Image(
+            entry["name"], context, digest or "", pull, entry["base"], args, rootfs, self.params["registry"]
+        )
 
     def _bundle_file(self) -> Path:
         if not self.params["bundle_file"]:

@@ -22,6 +22,7 @@ class ImagesError(Exception):
 class Image:
     """One image: pulled under `pull`, or built from a context folder, build arguments and the image it starts from.
 
+    registry: where to pull from instead of where `pull` says; no input of the tag, since the digest is one.
     rootfs: `{suite, packages}` of the root file system that its Dockerfile adds as rootfs.tar, empty for none.
     """
 
@@ -32,13 +33,17 @@ class Image:
     base: str = ""
     args: dict[str, str] = field(default_factory=dict)
     rootfs: dict[str, Any] = field(default_factory=dict)
+    registry: str = ""
+
+    @property
+    def address(self) -> str:
+        return f"{self.registry.rstrip('/')}/{self.pull}" if self.registry else self.pull
 
 
-def pull_reference(version: dict[str, Any], registry: str = "") -> str:
-    """`[registry/]image:tag@digest` of `{image, tag, digest}`; without a digest it is refused where it gets pulled."""
-    prefix = f"{registry.rstrip('/')}/" if registry else ""
+def pull_reference(version: dict[str, Any]) -> str:
+    """`image:tag@digest` of `{image, tag, digest}`; without a digest it is refused where it gets pulled."""
     digest = f"@{version['digest']}" if version.get("digest") else ""
-    return f"{prefix}{version['image']}:{version['tag']}{digest}"
+    return f"{version['image']}:{version['tag']}{digest}"
 
 
 def context_digest(folder: str | Path) -> str:
@@ -155,21 +160,24 @@ class BakeProgress:
     A progress line is `<what> <step> <text>`; its text begins with done, cached or FAILED when the step has ended.
     """
 
-    STEP = re.compile(r"#(\d+) \[(\S+)(?: (\S+))? +(\d+/\d+)\] (.*)")
+    STEP = re.compile(r"#(\d+) \[((?:\S+ +)*)(\d+/\d+)\] (.*)")
     END = re.compile(r"#(\d+) (DONE|CACHED|ERROR)(.*)")
 
-    def __init__(self) -> None:
+    def __init__(self, images: list[str]) -> None:
+        self.images = images
         self.steps: dict[str, str] = {}
 
     def read(self, line: str) -> str:
         match = self.STEP.match(line)
         if match:
-            number, image, stage, count, command = match.groups()
+            number, names, count, command = match.groups()
             if number in self.steps:
                 return ""
-            # BuildKit numbers the stages without a name.
-            named = stage and not stage.startswith("stage-")
-            self.steps[number] = f"{image}/{stage} {count}" if named else f"{image} {count}"
+            # Where only one image is built, BuildKit does not name it; it numbers the stages without a name.
+            words = [word for word in names.split() if not word.startswith("stage-")]
+            if not words or words[0] not in self.images:
+                words.insert(0, self.images[0])
+            self.steps[number] = f"{'/'.join(words)} {count}"
             command = re.sub(r"--mount=\S+\s+", "", command)
             return f"{self.steps[number]} {' '.join(command.split())[:70]}"
         match = self.END.match(line)

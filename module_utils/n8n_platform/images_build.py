@@ -82,15 +82,15 @@ class Builder:
             raise ImagesError(
                 f"{image.name}: {image.pull} has no digest (platform_versions.{image.name}.digest)"
             )
-        problem = self.engine.registry_problem(image.pull) if self.engine.there else ""
+        problem = self.engine.registry_problem(image.address) if self.engine.there else ""
         if problem:
-            raise ImagesError(f"{image.name}: {image.pull} cannot be pulled: {problem}")
+            raise ImagesError(f"{image.name}: {image.address} cannot be pulled: {problem}")
 
     def _prepare(self, image: Image, ref: str) -> None:
         if image.pull:
-            self.runner.say(f"{image.name} pull {image.pull}")
-            self.runner.run(["docker", "pull", image.pull], silence_seconds=self.settings.stall_seconds)
-            self.engine.tag(image.pull, ref)
+            self.runner.say(f"{image.name} pull {image.address}")
+            self.runner.run(["docker", "pull", image.address], silence_seconds=self.settings.stall_seconds)
+            self.engine.tag(image.address, ref)
             self.runner.say(f"{image.name} pull done")
             return
         folder = self.settings.contexts / image.context
@@ -145,7 +145,9 @@ class Builder:
         }
         # Predefined build arguments: BuildKit keeps them out of the layers' keys and of the history.
         command += [f"--set=*.args.{name}={value}" for name, value in proxies.items() if value]
-        self.runner.run(command, shorten=BakeProgress().read if suffix else None)
+        self.runner.run(
+            command, shorten=BakeProgress([image.name for image in wave]).read if suffix else None
+        )
 
     def _packages(self, ref: str) -> str:
         command = [

@@ -58,6 +58,13 @@ def verify(file: Path, runner: Runner) -> None:
     runner.say("bundle check done")
 
 
+def check_holds(file: Path, refs: dict[str, str]) -> None:
+    """Raises ImagesError when the bundle was made from other inputs, and so lacks one of the images."""
+    held = read_manifest(file)["refs"]
+    if lacking := [ref for name, ref in refs.items() if held.get(name) != ref]:
+        raise ImagesError(f"{file} was made from other inputs, it does not hold {', '.join(lacking)}")
+
+
 def is_current(file: Path, refs: dict[str, str]) -> bool:
     """Whether a bundle of these images is there; a damaged manifest counts as none."""
     try:

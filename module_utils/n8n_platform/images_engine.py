@@ -57,7 +57,7 @@ class ImageEngine:
         try:
             self._client.request("GET", f"/distribution/{quote(ref, safe='/:@')}/json", timeout=timeout)
         except HttpError as error:
-            return error.message
+            return error.message if error.status else f"no answer within {timeout:.0f} s"
         return ""
 
     def tagged(self, names: set[str]) -> list[dict[str, Any]]:

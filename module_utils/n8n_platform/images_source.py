@@ -51,4 +51,4 @@ def upstream_problem(images: list[Image], engine: ImageEngine) -> str:
     for image in pulled:
         if "@sha256:" not in image.pull:
             return f"no digest is pinned for {image.name}"
-    return engine.registry_problem(pulled[0].pull) if pulled else "no upstream images are named"
+    return engine.registry_problem(pulled[0].address) if pulled else "no upstream images are named"

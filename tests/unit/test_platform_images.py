@@ -55,6 +55,13 @@ class TestTags:
         for after in (refs(family(), refreshed="2026-02-01"), refs(family(), architecture="aarch64")):
             assert not set(before.values()) & set(after.values())
 
+    def test_a_pulled_image_is_its_digest_wherever_it_comes_from(self):
+        pull = images.pull_reference({"image": "redis", "tag": "8", "digest": "sha256:aa"})
+        mirrored = Image("redis", pull=pull, registry="mirror.example/hub/")
+        assert mirrored.address == "mirror.example/hub/redis:8@sha256:aa"
+        assert refs([mirrored]) == refs([Image("redis", pull=pull)])
+        assert refs([mirrored]) != refs([Image("redis", pull=pull.replace("aa", "bb"))])
+
     def test_an_unknown_base_a_cycle_and_a_double_name_are_refused(self):
         with pytest.raises(ImagesError, match="'nothing' is not an image"):
             refs(family(app={"base": "nothing"}))
@@ -183,7 +190,7 @@ class TestClientSettings:
 
 
 def test_progress_shows_each_step_once_and_how_it_ended():
-    progress = images.BakeProgress()
+    progress = images.BakeProgress(["n8n", "redis"])
     lines = [
         "#7 [n8n stage-1 2/8] RUN --mount=type=secret,id=npmrc     npm   install",
         "#7 0.3 added 1 package",
@@ -201,6 +208,13 @@ def test_progress_shows_each_step_once_and_how_it_ended():
         "n8n 2/8 done in 98.1s",
         "redis 1/2 cached",
     ]
+
+
+def test_progress_names_the_image_where_buildkit_does_not():
+    progress = images.BakeProgress(["base"])
+    assert progress.read("#5 [stage-0 1/2] RUN true") == "base 1/2 RUN true"
+    assert progress.read("#6 [pypi 1/2] RUN true") == "base/pypi 1/2 RUN true"
+    assert progress.read("#7 [1/1] ADD rootfs.tar /") == "base 1/1 ADD rootfs.tar /"
 
 
 def test_a_long_step_is_named_again_after_a_silence():
@@ -310,6 +324,11 @@ class TestBundle:
         images_bundle.verify(bundle, runner)
         assert images_bundle.is_current(bundle, {"redis": self.REFS})
         assert not images_bundle.is_current(bundle, {"redis": "n8n-platform/redis:111111111111"})
+
+    def test_a_bundle_of_other_inputs_is_refused_before_it_is_loaded(self, bundle):
+        images_bundle.check_holds(bundle, {"redis": self.REFS})
+        with pytest.raises(ImagesError, match="does not hold n8n-platform/redis:111111111111"):
+            images_bundle.check_holds(bundle, {"redis": "n8n-platform/redis:111111111111"})
 
     def test_every_flipped_byte_of_either_file_is_noticed(self, bundle, runner):
         for path in (bundle, images_bundle.manifest_of(bundle)):
