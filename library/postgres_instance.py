@@ -12,8 +12,8 @@ description:
     memberships and settings given here.
   - Statements go through C(psql) inside the container, over its local socket, on standard input. Passwords
     are compared with the stored SCRAM verifier and set as a verifier, so no plain password leaves the module.
-  - Fails when the server itself is not as it must be, whatever is wanted - no data checksums, a line of its
-    configuration that is refused, overridden or waits for a restart.
+  - Names what no statement can put right - no data checksums, a line of the server's configuration that is
+    refused, overridden or waits for a restart. V(verified) fails on it, V(present) warns.
 options:
   project:
     description: Compose project of the container.
@@ -95,7 +95,7 @@ options:
     default: 60
 attributes:
   check_mode:
-    description: Reports what would change; an instance that does not run yet counts as empty.
+    description: Reports what would change; an instance that does not run counts as empty, or as verified.
     support: full
   diff_mode:
     description: Attributes before and after, without passwords.
@@ -171,12 +171,10 @@ class Manager:
         self._params = params
         self._server = server
         self.cluster = server.cluster() if server else postgres.empty_cluster()
+        self.problems = postgres.problems(self.cluster)
 
     def plan(self) -> list[Difference]:
-        """Raises PostgresError when the server is not as it must be, or a password file cannot be read."""
-        problems = postgres.problems(self.cluster)
-        if problems:
-            raise PostgresError("; ".join(problems))
+        """Raises PostgresError when a password file cannot be read."""
         differences = postgres.plan_roles(self.cluster["roles"], self._params["roles"], self._passwords())
         for wanted in self._params["databases"]:
             existing = self.cluster["databases"].get(wanted["name"])
@@ -223,7 +221,7 @@ def connect(module: AnsibleModule) -> Psql | None:
             psql.execute("postgres", "SELECT 1;")
             return psql
         except (PostgresError, HttpError) as error:
-            if module.check_mode and module.params["state"] == "present":
+            if module.check_mode:
                 return None
             if time.monotonic() >= deadline:
                 waited = module.params["wait_seconds"]
@@ -274,6 +272,18 @@ def diff(differences: list[Difference]) -> dict[str, str]:
     }
 
 
+def verify(module: AnsibleModule, manager: Manager, differences: list[Difference]) -> None:
+    """Ends the module."""
+    name = module.params["service"]
+    if manager.cluster["version"] is None:
+        module.warn(f"{name}: does not run, nothing was compared")
+        module.exit_json(changed=False, differences=[], version=None)
+    texts = [f"{d.subject}: {d.attribute} is {d.before}, wanted {d.after}" for d in differences]
+    if manager.problems or texts:
+        shown = [difference.shown() for difference in differences]
+        module.fail_json(msg=f"{name}: {'; '.join([*manager.problems, *texts])}", differences=shown)
+
+
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     name = module.params["service"]
@@ -281,9 +291,10 @@ def main() -> None:
         manager = Manager(module.params, connect(module))
         differences = manager.plan()
         shown = [difference.shown() for difference in differences]
-        if differences and module.params["state"] == "verified":
-            texts = [f"{d.subject}: {d.attribute} is {d.before}, wanted {d.after}" for d in differences]
-            module.fail_json(msg=f"{name}: {'; '.join(texts)}", differences=shown)
+        if module.params["state"] == "verified":
+            verify(module, manager, differences)
+        for problem in manager.problems:
+            module.warn(f"{name}: {problem}")
         if differences and not module.check_mode:
             manager.apply(differences)
     except (PostgresError, HttpError) as error:

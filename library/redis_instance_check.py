@@ -48,7 +48,7 @@ options:
     default: 30
 attributes:
   check_mode:
-    description: Never changes anything.
+    description: Never changes anything; an instance that does not run is skipped with a warning.
     support: full
   diff_mode:
     description: Never changes anything.
@@ -72,7 +72,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 version:
-  description: The server's version.
+  description: The server's version; null when it does not run (check mode).
   returned: success
   type: str
   sample: "8.0.2"
@@ -173,8 +173,8 @@ def users(acl: list[str]) -> dict[str, list[str]]:
     return {line[1]: [rule for rule in line[2:] if not rule.startswith("#")] for line in words}
 
 
-def connect(module: AnsibleModule) -> Client:
-    """Waits until the instance answers; RedisError when time is up."""
+def connect(module: AnsibleModule) -> Client | None:
+    """Waits for an answer; None in check mode when nothing runs. Raises RedisError when time is up."""
     params = module.params
     deadline = time.monotonic() + params["wait_seconds"]
 
@@ -191,6 +191,8 @@ def connect(module: AnsibleModule) -> Client:
             client.replies(["PING"])
             return client
         except (RedisError, HttpError) as error:
+            if module.check_mode:
+                return None
             if time.monotonic() >= deadline:
                 raise RedisError(f"does not answer, waited {params['wait_seconds']} s: {error}") from error
             time.sleep(_POLL_SECONDS)
@@ -214,10 +216,12 @@ def main() -> None:
     name = module.params["service"]
     try:
         client = connect(module)
-        found = differences(client, module.params)
-        version = client.version()
+        found = differences(client, module.params) if client else []
+        version = client.version() if client else None
     except (RedisError, HttpError) as error:
         module.fail_json(msg=f"{name}: {error}")
+    if client is None:
+        module.warn(f"{name}: does not run, nothing was compared")
     if found:
         module.fail_json(msg=f"{name}: {'; '.join(found)}")
     module.exit_json(changed=False, version=version)
