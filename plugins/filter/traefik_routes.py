@@ -284,7 +284,16 @@ def _service_name(routes: list[Route], route: Route) -> str:
     """Routes with the same back ends share one service, so that each back end is checked once per interval."""
     if not route["servers"]:
         return "noop@internal"
-    return next(str(other["name"]) for other in routes if _backend(other) == _backend(route))
+    label = _label(route)
+    alike = [other for other in routes if other["servers"] and _label(other) == label]
+    if len({_backend(other) for other in alike}) == 1:
+        return label
+    return f"{label}-{next(other['name'] for other in alike if _backend(other) == _backend(route))}"
+
+
+def _label(route: Route) -> str:
+    """n8n-webhook of http://n8n-webhook-1:5678: what logs and metrics call the back ends."""
+    return re.sub(r"-\d+$", "", urlsplit(route["servers"][0]).hostname or "").replace(".", "-")
 
 
 def _backend(route: Route) -> tuple[Any, ...]:

@@ -355,6 +355,12 @@ def test_the_access_log_names_router_and_back_end_and_holds_no_secret(edge: Edge
         assert secret not in edge.lab.log
 
 
+def test_the_access_log_holds_what_is_refused_but_not_the_health_checks(edge: Edge) -> None:
+    assert edge.ask("GET", "/metrics", {"User-Agent": "the-curious"}).status == 404
+    until(lambda: '"the-curious"' in edge.lab.log, 3)
+    assert "/ping" not in edge.lab.log and "/config/" not in edge.lab.log
+
+
 def test_a_reload_cuts_no_request(edge: Edge) -> None:
     edge.main.delay = 2
     statuses: list[int] = []

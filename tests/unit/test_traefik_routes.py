@@ -156,9 +156,18 @@ def test_crossing_lengths_do_not_confuse_the_precedence() -> None:
 
 def test_back_ends_that_several_routes_share_are_checked_once() -> None:
     http = edge.traefik_routers(edge.merge_routes([N8N]))["http"]
-    assert len(http["services"]) == 2
+    assert sorted(http["services"]) == ["n8n-main", "n8n-webhook"]
     assert http["routers"]["n8n-editor"]["service"] == http["routers"]["n8n-assets"]["service"]
     assert http["routers"]["n8n-closed"]["service"] == "noop@internal"
+
+
+def test_back_ends_of_one_host_that_are_checked_differently_stay_apart() -> None:
+    routes = merged(route(), route(name="b", paths=["/b"], health_path="/b"), route(name="c", paths=["/c"]))
+    http = edge.traefik_routers(routes)["http"]
+    assert len(http["services"]) == 2
+    assert (
+        http["routers"]["a"]["service"] == http["routers"]["c"]["service"] != http["routers"]["b"]["service"]
+    )
 
 
 def test_every_routed_request_passes_its_class() -> None:
