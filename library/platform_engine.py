@@ -7,7 +7,7 @@ DOCUMENTATION = r"""
 module: platform_engine
 short_description: Inspect the Docker engine, start it where there is no systemd
 description:
-  - Says what is installed, which versions, whether the engine answers, and where the host's packages come from.
+  - Says what is installed, in which versions, whether the engine answers, and where packages come from.
   - Where PID 1 is not systemd an installed engine that does not answer is started in the background, in a
     session of its own. With systemd that is the service manager's business.
   - An answering engine is never restarted.
@@ -230,7 +230,7 @@ class Manager:
         if version and version_tuple(version) < version_tuple(minimum):
             raise EngineProblem(
                 f"the Docker engine on this host is {version}, at least {minimum} is needed. Replacing it "
-                "would restart its containers, so it is left to you: upgrade it, or remove it and run this again"
+                "would restart its containers, so it is left to you: upgrade it, or remove it and run again"
             )
 
     def _sufficient(self) -> bool:
