@@ -23,7 +23,7 @@ class Redactor:
     """Replaces every value that lies below `secrets_root`, and whatever stands behind a telling name."""
 
     def __init__(self, secrets_root: Path) -> None:
-        values = set()
+        values: set[str] = set()
         for path in secrets_root.rglob("*"):
             if path.is_file():
                 text = path.read_text(encoding="utf-8", errors="replace")
