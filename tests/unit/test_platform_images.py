@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ansible.module_utils.n8n_platform import images, images_bundle, images_clients, images_source
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
-from ansible.module_utils.n8n_platform.images_engine import Runner
+from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "roles/container_images/files"
@@ -301,6 +301,18 @@ class TestSource:
             self.choose("bundle", FakeEngine(), bundle=tmp_path / "none.tar").refs["redis"]
             == "n8n-platform/redis:1"
         )
+
+
+class TestEngineThatIsNotThereYet:
+    def test_a_plan_finds_everything_missing(self, tmp_path):
+        engine = ImageEngine(f"unix://{tmp_path}/none.sock", may_be_absent=True)
+        assert engine.missing({"redis": "n8n-platform/redis:1"}) == ["redis"]
+        assert engine.free_gb() > 0
+        assert "not there yet" in engine.registry_problem("redis:8@sha256:aa")
+
+    def test_making_images_is_refused(self, tmp_path):
+        with pytest.raises(ImagesError, match="the container engine"):
+            ImageEngine(f"unix://{tmp_path}/none.sock")
 
 
 class TestBundle:
