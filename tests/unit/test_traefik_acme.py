@@ -136,7 +136,7 @@ def test_issued_renewed_and_kept_when_the_authority_is_away(tmp_path: Path, chal
 
     with authority.running():
         with lab.running():
-            until(lambda: served(lab) != "", 30, lambda: lab.log)
+            until(lambda: served(lab) != "", 120, lambda: lab.log)
             issued = served(lab)
             authority.fetch_root()
         with lab.running():
