@@ -20,10 +20,11 @@ options:
     description:
       - V(present) makes what is missing.
       - V(bundled) writes all images to O(bundle_file) and a manifest with checksums beside it.
+      - V(published) pushes the built images that O(registry) lacks.
       - V(pruned) removes images of the platform that are not among the O(keep) newest of their name and that no
         container uses.
     type: str
-    choices: [present, bundled, pruned]
+    choices: [present, bundled, published, pruned]
     default: present
   source:
     description:
@@ -90,7 +91,9 @@ options:
     type: str
     required: true
   registry:
-    description: Registry to pull from instead of the one that the names say, host and path without a scheme.
+    description:
+      - Registry to pull from instead of the one that the names say, host and path without a scheme.
+      - What it has of the images that would be built is pulled from there by digest, too.
     type: str
     default: ""
   progress_file:
@@ -170,8 +173,12 @@ missing:
   returned: always
   type: list
   elements: str
+bootstraps:
+  description: Whether one of the missing images starts from a root file system that mmdebstrap makes.
+  returned: with O(state=present)
+  type: bool
 built:
-  description: Names of the images that were made.
+  description: Names of the images that were made, with O(state=published) of those that were pushed.
   returned: always
   type: list
   elements: str
@@ -200,6 +207,7 @@ from ansible.module_utils.n8n_platform import images_bundle as bundles
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
 from ansible.module_utils.n8n_platform.images_build import Builder, Settings
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
+from ansible.module_utils.n8n_platform.images_registry import publish, published
 from ansible.module_utils.n8n_platform.images_source import Choice, choose
 
 
@@ -215,7 +223,11 @@ def build_spec() -> dict[str, Any]:
     }
     text = {"type": "str", "default": ""}
     return {
-        "state": {"type": "str", "choices": ["present", "bundled", "pruned"], "default": "present"},
+        "state": {
+            "type": "str",
+            "choices": ["present", "bundled", "published", "pruned"],
+            "default": "present",
+        },
         "source": {"type": "str", "choices": ["auto", "upstream", "packages", "bundle"], "default": "auto"},
         "images": {"type": "list", "elements": "dict", "required": True, "options": image},
         "upstream": {"type": "list", "elements": "dict", "default": [], "options": image},
@@ -244,11 +256,17 @@ class Manager:
         self.work = Path(params["cache_root"]) / "images"
         self.engine = ImageEngine(may_be_absent=check_mode)
         self.runner = Runner(self.work / "build.log", Path(params["progress_file"] or self.work / "progress"))
-        settings = {
-            key: params[key] for key in ("suite", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy")
-        }
+        given = (
+            "suite",
+            "refreshed",
+            "debian_mirror",
+            "extra_ca_file",
+            "http_proxy",
+            "no_proxy",
+            "stall_seconds",
+        )
         self.builder = Builder(
-            Settings(Path(params["contexts"]), self.work, stall_seconds=params["stall_seconds"], **settings),
+            Settings(Path(params["contexts"]), self.work, **{key: params[key] for key in given}),
             self.engine,
             self.runner,
         )
@@ -267,8 +285,16 @@ class Manager:
             if self.choice.source == "bundle":
                 bundles.check_holds(self._bundle_file(), {name: self.choice.refs[name] for name in missing})
             else:
-                self.builder.check([image for image in self.choice.images if image.name in missing])
+                self.builder.check(self.sources(missing))
         return missing
+
+    def sources(self, missing: list[str]) -> list[Image]:
+        """How the missing ones are had; an engine that is not there yet cannot ask the registry, so none is known."""
+        if self.choice.source == "bundle" or (self.params["registry"] and not self.engine.there):
+            return []
+        return published(
+            [image for image in self.choice.images if image.name in missing], self.choice.refs, self.engine
+        )
 
     def apply(self) -> list[str]:
         """Make what is missing once no other run makes images on this host; returns the names."""
@@ -277,7 +303,7 @@ class Manager:
             if missing and self.choice.source == "bundle":
                 bundles.load(self._bundle_file(), self.runner)
             elif missing:
-                self.builder.build(self.choice.images, self.choice.refs, missing)
+                self.builder.build(self.sources(missing), self.choice.refs, missing)
             return missing
 
     def bundle(self, check_mode: bool) -> bool:
@@ -291,6 +317,15 @@ class Manager:
             with self._alone():
                 bundles.save(file, self.choice.source, self.choice.refs, self.runner)
         return True
+
+    def publish(self, check_mode: bool) -> list[str]:
+        """Push what the registry lacks; the names of those that go (or would go) there."""
+        images = [image for image in self.choice.images if not image.pull]
+        refs = {image.name: self.choice.refs[image.name] for image in images}
+        if check_mode:
+            return publish(images, refs, self.engine, None)
+        with self._alone():
+            return publish(images, refs, self.engine, self.runner)
 
     def prune(self, check_mode: bool) -> list[str]:
         """Remove old images; the references that go (or would go)."""
@@ -358,6 +393,9 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     }
     if params["state"] == "bundled":
         return {**result, "changed": manager.bundle(check_mode)}
+    if params["state"] == "published":
+        pushed = manager.publish(check_mode)
+        return {**result, "changed": bool(pushed), "built": pushed}
     if params["state"] == "pruned":
         removed = manager.prune(check_mode)
         return {
@@ -367,6 +405,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
             "diff": {"before": _lines(removed), "after": ""},
         }
     missing = manager.plan()
+    result["bootstraps"] = any(image.rootfs for image in manager.sources(missing))
     result["built"] = manager.apply() if missing and not check_mode else []
     comes = _lines([manager.choice.refs[name] for name in missing])
     return {**result, "changed": bool(missing), "missing": missing, "diff": {"before": "", "after": comes}}

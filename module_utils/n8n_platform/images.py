@@ -112,12 +112,14 @@ def waves(images: list[Image], missing: list[str]) -> list[list[Image]]:
 def bake_file(
     wave: list[Image],
     refs: dict[str, str],
+    refreshed: str,
     folders: dict[str, str],
     labels: dict[str, dict[str, str]],
     suffix: str = "",
 ) -> dict[str, Any]:
     """What `docker buildx bake` is given: one target per image.
 
+    refreshed: a build argument too, so that BuildKit's own cache does not keep old packages;
     folders: `contexts`, `secrets`, `rootfs`; labels: more labels per image; suffix: added to the tags.
     """
     targets: dict[str, Any] = {}
@@ -128,7 +130,7 @@ def bake_file(
             if image.rootfs
             else f"{folders['contexts']}/{image.context}",
             "dockerfile": f"{folders['contexts']}/{image.context}/Dockerfile",
-            "args": image.args,
+            "args": {"DEBIAN_REFRESHED": refreshed, **image.args},
             "labels": {f"{LABEL}.image": image.name, f"{LABEL}.inputs": tag, **labels.get(image.name, {})},
             "tags": [refs[image.name] + suffix],
             "secret": [f"id={name},src={folders['secrets']}/{name}" for name in SECRET_FILES],

@@ -44,6 +44,7 @@ class Settings:
     contexts: Path
     work: Path
     suite: str
+    refreshed: str
     debian_mirror: str = ""
     extra_ca_file: str = ""
     http_proxy: str = ""
@@ -136,7 +137,9 @@ class Builder:
             "rootfs": f"{work}/rootfs",
         }
         file = work / "bake.json"
-        file.write_text(json.dumps(bake_file(wave, refs, folders, labels, suffix), indent=1))
+        file.write_text(
+            json.dumps(bake_file(wave, refs, self.settings.refreshed, folders, labels, suffix), indent=1)
+        )
         command = ["docker", "buildx", "bake", "--builder=default", "--progress=plain", f"--file={file}"]
         proxies = {
             "HTTP_PROXY": self.settings.http_proxy,

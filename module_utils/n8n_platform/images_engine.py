@@ -60,6 +60,20 @@ class ImageEngine:
             return error.message if error.status else f"no answer within {timeout:.0f} s"
         return ""
 
+    def registry_digest(self, ref: str, timeout: float = 15) -> str:
+        """The digest that a registry has `ref` under, empty when it does not have it or shows it to nobody."""
+        try:
+            answer = self._client.request(
+                "GET",
+                f"/distribution/{quote(ref, safe='/:@')}/json",
+                allowed=(401, 403, 404),
+                timeout=timeout,
+            )
+        except HttpError as error:
+            problem = error.message if error.status else f"no answer within {timeout:.0f} s"
+            raise ImagesError(f"container_images_registry: {ref}: {problem}") from None
+        return str(answer.json["Descriptor"]["digest"]) if answer.status == 200 else ""
+
     def tagged(self, names: set[str]) -> list[dict[str, Any]]:
         """All tags of these names, newest first: `{ref, created}`."""
         found = []

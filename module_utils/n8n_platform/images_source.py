@@ -8,6 +8,7 @@ from pathlib import Path
 from ansible.module_utils.n8n_platform import images_bundle as bundles
 from ansible.module_utils.n8n_platform.images import Image
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine
+from ansible.module_utils.n8n_platform.images_registry import published
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def choose(
             )
     if asked == "bundle":
         return replace(packages, source="bundle")
+    if all(image.pull for image in published(packages.images, packages.refs, engine)):
+        return replace(packages, reason="the registry has all its images")
     problem = upstream_problem(upstream.images, engine)
     if problem:
         return replace(packages, reason=problem)

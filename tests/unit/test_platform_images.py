@@ -1,6 +1,7 @@
 """Tags from inputs, the bake file, and what of the host's package clients a build gets to see."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,9 @@ FOLDERS = {"contexts": "/c", "secrets": "/s", "rootfs": "/r"}
 class TestBakeFile:
     def bake(self, name, **more):
         wave = [image for image in family() if image.name == name]
-        return images.bake_file(wave, refs(family()), FOLDERS, more.pop("labels", {}), **more)["target"][name]
+        return images.bake_file(wave, refs(family()), "2026-01-01", FOLDERS, more.pop("labels", {}), **more)[
+            "target"
+        ][name]
 
     def test_a_wave_needs_only_what_earlier_ones_made(self):
         def names(missing):
@@ -128,6 +131,7 @@ class TestBakeFile:
         target = self.bake("app", labels={"app": {"packages": "a=1"}}, suffix="-x")
         ref = refs(family())["app"]
         assert target["tags"] == [f"{ref}-x"]
+        assert target["args"] == {"MAJOR": "1", "DEBIAN_REFRESHED": "2026-01-01"}
         assert target["labels"] == {
             "io.n8n-platform.image": "app",
             "io.n8n-platform.inputs": ref.rpartition(":")[2],
@@ -373,8 +377,10 @@ def _same_json(path, whole):
 class TestRunner:
     def test_a_silent_command_is_ended(self, tmp_path):
         runner = Runner(tmp_path / "log", tmp_path / "progress")
+        started = time.monotonic()
         with pytest.raises(ImagesError, match="no sign of life"):
             runner.run(["sleep", "30"], silence_seconds=0.2)
+        assert time.monotonic() - started < 10
 
     def test_a_failure_shows_the_end_of_what_was_said(self, tmp_path):
         runner = Runner(tmp_path / "log", tmp_path / "progress")
@@ -396,6 +402,12 @@ class TestCommittedFiles:
         lock = json.loads((FILES / "n8n/package-lock.json").read_text())["packages"]
         assert all(entry.get("integrity") for path, entry in lock.items() if path)
         assert not any("resolved" in entry for entry in lock.values())
+
+    def test_a_new_date_reaches_every_step_that_installs_packages(self):
+        for dockerfile in FILES.glob("*/Dockerfile"):
+            last_stage = "FROM " + dockerfile.read_text().rpartition("FROM ")[2]
+            before, installs, _ = last_stage.partition("apt-get install")
+            assert not installs or "ARG DEBIAN_REFRESHED\n" in before, dockerfile
 
     def test_every_dockerfile_starts_from_a_name_and_ends_as_a_numeric_user(self):
         for dockerfile in FILES.glob("*/Dockerfile"):
