@@ -174,10 +174,9 @@ def running_ssh_port(pid: int | None = None) -> int | None:
 
 
 class Tables:
-    """The filter tables of the kernel; `prefix` runs the commands elsewhere (a network namespace in tests)."""
+    """The filter tables of the kernel."""
 
-    def __init__(self, prefix: tuple[str, ...] = ()) -> None:
-        self._prefix = prefix
+    def __init__(self) -> None:
         self._environment = {
             **os.environ,
             "PATH": f"{SEARCH_PATH}:{os.environ.get('PATH', '')}",
@@ -203,9 +202,7 @@ class Tables:
     def _run(self, *argv: str, given: str = "") -> str:
         options: dict[str, Any] = {"env": self._environment, "timeout": 60, "text": True}
         try:
-            done = subprocess.run(
-                [*self._prefix, *argv], input=given, capture_output=True, check=False, **options
-            )
+            done = subprocess.run(argv, input=given, capture_output=True, check=False, **options)
         except OSError as error:
             raise FirewallProblem(f"{argv[0]}: {error.strerror}") from None
         if done.returncode:

@@ -129,7 +129,8 @@ def host(tmp_path: Path) -> preflight.Host:
 
 def manager(host: preflight.Host, engine: Any, **params: Any) -> platform_preflight.Manager:
     spec = platform_preflight.build_spec()
-    given = {"environment": "blue", "project": "n8n-blue", "data_root": "/nowhere/at/all", "disk_free_gb": 0}
+    given = {"environment": "blue", "project": "n8n-blue", "disk_free_gb": 0}
+    given["data_root"] = f"{host.root}/nowhere/at/all"
     given |= {"slot_subnet": "10.201.0.0/22", "ports": {"edge_port": "8443"}, "memory_reserve_mb": 0}
     return platform_preflight.Manager(
         {name: option.get("default") for name, option in spec.items()} | given | params, host, engine
