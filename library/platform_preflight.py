@@ -34,7 +34,7 @@ EXAMPLES = r"""
     environment: staging
     project: n8n-staging
     data_root: /var/lib/n8n-platform/staging
-    ports: {traefik_https_port: 8543}
+    ports: {platform_https_port: 8543}
     slot_subnet: 10.201.4.0/22
 """
 RETURN = r"""

@@ -32,7 +32,7 @@ host_ports:
   description: The ports that roles open on the host, by the name of their variable.
   returned: success
   type: dict
-  sample: {traefik_https_port: 8443}
+  sample: {platform_https_port: 8443}
 """
 
 SUPPORTED_CORE = "2.19"

@@ -214,8 +214,8 @@ class Lab:
         return role_value(
             name,
             self.contributions,
-            traefik_http_port=self.http,
-            traefik_https_port=self.https,
+            platform_http_port=self.http,
+            platform_https_port=self.https,
             **self.inputs,
         )
 
