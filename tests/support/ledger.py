@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import subprocess
 from collections import Counter
 
@@ -26,16 +26,11 @@ def deploy_test_workflows(deployment: Deployment) -> None:
 
 
 def dequeued_by(deployment: Deployment) -> Counter[str]:
-    """Worker service -> jobs it has taken, from the event logs that each n8n process keeps."""
-    hosts = {
-        c.attrs["Config"]["Hostname"]: service for service, c in deployment.containers(stopped=True).items()
-    }
+    """Worker service -> jobs it has taken, from the event log that each n8n process keeps (`worker-2.log`)."""
     taken: Counter[str] = Counter()
-    for path in (deployment.data_root / "volumes/n8n-events").rglob("*.log"):
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            if '"n8n.queue.job.dequeued"' not in line:
-                continue
-            host = json.loads(line)["payload"].get("hostId", "")
-            service = next((name for hostname, name in hosts.items() if hostname in host), path.stem)
-            taken[service] += 1
+    for path in (deployment.data_root / "volumes/n8n-events").glob("worker-*.log"):
+        process = re.match(r"worker-\d+", path.name)
+        assert process, path
+        text = path.read_text(encoding="utf-8", errors="replace")
+        taken[f"n8n-{process[0]}"] += text.count('"eventName":"n8n.queue.job.dequeued"')
     return taken
