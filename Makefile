@@ -32,7 +32,7 @@ test: ## everything: lint, unit, contract, render, deployments (STAGES="lint uni
 lint: ## the linters
 	bin/test lint
 
-unit: ## unit, contract and render tests: no engine needed
+unit: ## unit, contract and render tests; render installs the engine where there is none
 	bin/test unit contract render
 
 deploy-tests: ## the deployments, on this machine's engine

@@ -74,6 +74,7 @@ def test_slots_of_a_kind_are_alike(environment: str) -> None:
             assert first["deploy"] == service["deploy"]
 
 
+@pytest.mark.usefixtures("engine")
 def test_compose_and_swarm_accept_it(environment: str) -> None:
     run(["docker", "compose", "-f", str(release(environment, "compose.yaml")), "config", "-q"])
     run(["docker", "stack", "config", "-c", str(release(environment, "stack.yaml"))])
