@@ -194,10 +194,10 @@ ansible_facts:
 """
 
 import fcntl
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +207,8 @@ from ansible.module_utils.n8n_platform import images_bundle as bundles
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
 from ansible.module_utils.n8n_platform.images_build import Builder, Settings
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
-from ansible.module_utils.n8n_platform.images_registry import publish, published
-from ansible.module_utils.n8n_platform.images_source import Choice, choose
+from ansible.module_utils.n8n_platform.images_registry import published, push, unpublished
+from ansible.module_utils.n8n_platform.images_source import Choice, choose, offer
 
 
 def build_spec() -> dict[str, Any]:
@@ -222,12 +222,9 @@ def build_spec() -> dict[str, Any]:
         "rootfs": {"type": "dict", "default": {}},
     }
     text = {"type": "str", "default": ""}
+    states = ["present", "bundled", "published", "pruned"]
     return {
-        "state": {
-            "type": "str",
-            "choices": ["present", "bundled", "published", "pruned"],
-            "default": "present",
-        },
+        "state": {"type": "str", "choices": states, "default": "present"},
         "source": {"type": "str", "choices": ["auto", "upstream", "packages", "bundle"], "default": "auto"},
         "images": {"type": "list", "elements": "dict", "required": True, "options": image},
         "upstream": {"type": "list", "elements": "dict", "default": [], "options": image},
@@ -256,20 +253,9 @@ class Manager:
         self.work = Path(params["cache_root"]) / "images"
         self.engine = ImageEngine(may_be_absent=check_mode)
         self.runner = Runner(self.work / "build.log", Path(params["progress_file"] or self.work / "progress"))
-        given = (
-            "suite",
-            "refreshed",
-            "debian_mirror",
-            "extra_ca_file",
-            "http_proxy",
-            "no_proxy",
-            "stall_seconds",
-        )
-        self.builder = Builder(
-            Settings(Path(params["contexts"]), self.work, **{key: params[key] for key in given}),
-            self.engine,
-            self.runner,
-        )
+        given = {field.name: params[field.name] for field in fields(Settings) if field.name in params}
+        settings = Settings(**{**given, "contexts": Path(params["contexts"]), "work": self.work})
+        self.builder = Builder(settings, self.engine, self.runner)
         self.choice = self._choose()
 
     def plan(self) -> list[str]:
@@ -320,12 +306,13 @@ class Manager:
 
     def publish(self, check_mode: bool) -> list[str]:
         """Push what the registry lacks; the names of those that go (or would go) there."""
-        images = [image for image in self.choice.images if not image.pull]
-        refs = {image.name: self.choice.refs[image.name] for image in images}
-        if check_mode:
-            return publish(images, refs, self.engine, None)
-        with self._alone():
-            return publish(images, refs, self.engine, self.runner)
+        names = unpublished(self.choice.images, self.choice.refs, self.engine)
+        if names and not check_mode:
+            with self._alone():
+                for image in self.choice.images:
+                    if image.name in names:
+                        push(image, self.choice.refs[image.name], self.engine, self.runner)
+        return names
 
     def prune(self, check_mode: bool) -> list[str]:
         """Remove old images; the references that go (or would go)."""
@@ -345,27 +332,10 @@ class Manager:
         return old
 
     def _choose(self) -> Choice:
-        packages = self._offer("packages", self.params["images"])
-        upstream = self._offer("upstream", self.params["upstream"] or self.params["images"])
+        packages = offer("packages", self.params["images"], self.params)
+        upstream = offer("upstream", self.params["upstream"] or self.params["images"], self.params)
         file = self._bundle_file() if self.params["source"] == "bundle" else None
         return choose(self.params["source"], packages, upstream, self.engine, file)
-
-    def _offer(self, source: str, entries: list[dict[str, Any]]) -> Choice:
-        images = [self._image(entry) for entry in entries]
-        refs = model.plan_refs(images, self.params["refreshed"], platform.machine())
-        return Choice(source, images, refs)
-
-    def _image(self, entry: dict[str, Any]) -> Image:
-        context = entry["context"] or entry["name"]
-        digest = entry["digest"]
-        if not digest and not entry["pull"]:
-            digest = model.context_digest(Path(self.params["contexts"], context))
-        pull = model.pull_reference(entry["pull"]) if entry["pull"] else ""
-        rootfs = {**entry["rootfs"], "suite": self.params["suite"]} if entry["rootfs"] else {}
-        args = {key: str(value) for key, value in entry["args"].items()}
-        return Image(
-            entry["name"], context, digest or "", pull, entry["base"], args, rootfs, self.params["registry"]
-        )
 
     def _bundle_file(self) -> Path:
         if not self.params["bundle_file"]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from ansible.module_utils.n8n_platform import images as model
 from ansible.module_utils.n8n_platform import images_bundle as bundles
 from ansible.module_utils.n8n_platform.images import Image
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine
@@ -19,6 +22,23 @@ class Choice:
     images: list[Image]
     refs: dict[str, str]
     reason: str = "asked for"
+
+
+def offer(source: str, entries: list[dict[str, Any]], params: dict[str, Any]) -> Choice:
+    """What a source gives, of the images as the module's options describe them."""
+    images = [_image(entry, params) for entry in entries]
+    return Choice(source, images, model.plan_refs(images, params["refreshed"], platform.machine()))
+
+
+def _image(entry: dict[str, Any], params: dict[str, Any]) -> Image:
+    context = entry["context"] or entry["name"]
+    digest = entry["digest"]
+    if not digest and not entry["pull"]:
+        digest = model.context_digest(Path(params["contexts"], context))
+    pull = model.pull_reference(entry["pull"]) if entry["pull"] else ""
+    rootfs = {**entry["rootfs"], "suite": params["suite"]} if entry["rootfs"] else {}
+    args = {key: str(value) for key, value in entry["args"].items()}
+    return Image(entry["name"], context, digest or "", pull, entry["base"], args, rootfs, params["registry"])
 
 
 def choose(
