@@ -1,0 +1,33 @@
+"""The commands of the guide, as they stand there, on this environment."""
+
+import subprocess
+
+from tests.support.deployment import ROOT, Deployment
+from tests.support.docs import doc_block
+
+
+def run(command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_make_up_again_changes_nothing_and_ends_with_the_report(core: Deployment) -> None:
+    before = core.fingerprint()
+    done = run(doc_block("up").strip() + " ENV=../molecule/core/inventory")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "changed=0" in done.stdout
+    assert "playbooks/site.yml" in done.stdout, "make prints the command that it runs"
+    assert f"https://n8n.{core.domain}:{core.https_port}" in done.stdout
+    assert core.secret("host", "n8n_owner_password") not in done.stdout
+    assert core.fingerprint() == before
+
+
+def test_compose_by_hand(core: Deployment) -> None:
+    done = run(doc_block("by-hand").replace("/local/", f"/{core.name}/"))
+    assert done.returncode == 0, done.stderr
+    assert "n8n-main" in done.stdout
+
+
+def test_status_says_what_is_wrong_and_never_fails(core: Deployment) -> None:
+    status = core.run("status")
+    assert status.rc == 0, status.failures()
+    assert status.changed == 0
