@@ -29,7 +29,7 @@ class Store:
     available = True
 
     @classmethod
-    def from_params(cls, params: dict[str, Any]) -> Store:  # noqa: ARG003
+    def from_params(cls, _params: dict[str, Any]) -> Store:
         if not cls.available:
             raise StoreUnavailable("no store yet")
         return cls()
@@ -266,9 +266,9 @@ def test_a_recorded_workflow_of_n8n_equals_its_file(owned: FakeN8n) -> None:
 # --- smoke test
 
 
-def smoke(fake: FakeN8n, events: Path) -> dict[str, Any]:
+def smoke(fake: FakeN8n, events: Path, timeout: float = 20) -> dict[str, Any]:
     more = {"public_url": fake.url, "connect_to": None, "ca_file": None, "path": "platform-smoke"}
-    return n8n_smoke.run(params(fake, events_dir=str(events), timeout=0.2, **more))
+    return n8n_smoke.run(params(fake, events_dir=str(events), timeout=timeout, **more))
 
 
 @pytest.fixture
@@ -295,7 +295,7 @@ def test_an_execution_that_does_not_succeed_fails(
 ) -> None:
     owned.statuses = [status]
     with pytest.raises(N8nError, match=says):
-        smoke(owned, events)
+        smoke(owned, events, timeout=1)
 
 
 def test_an_execution_that_no_worker_took_fails(owned: FakeN8n, tmp_path: Path) -> None:
