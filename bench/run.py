@@ -25,20 +25,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.support.deployment import Deployment, wait_until
+from tests.support.ledger import deploy_test_workflows
+from tests.support.stream import NumberedStream
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.support.deployment import Deployment, wait_until  # noqa: E402  (the path has to be set first)
-from tests.support.ledger import deploy_test_workflows  # noqa: E402
-from tests.support.stream import NumberedStream  # noqa: E402
-
 RESULTS = ROOT / "bench/results"
 
 
 def hardware() -> dict[str, Any]:
-    model = next(
-        (line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8") if "model name" in line), ""
-    )
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
     return {"cores": os.cpu_count(), "cpu": model, "kernel": platform.release(), "memory_mb": memory_mb()}
 
 

@@ -16,7 +16,7 @@ from ansible.utils.display import Display
 
 # Ansible finds the project's module_utils for modules, not for its own process.
 ansible.module_utils.__path__ += constants.DEFAULT_MODULE_UTILS_PATH
-from ansible.module_utils.n8n_platform.images import ImagesError, ProgressView, context_digest  # noqa: E402
+from ansible.module_utils.n8n_platform.images import ImagesError, ProgressView, context_digest  # noqa: E402 (see above)
 
 POLL_SECONDS = 5
 TIME_LIMIT_SECONDS = 3600

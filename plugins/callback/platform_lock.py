@@ -29,7 +29,7 @@ requirements:
 """
 
 NAME = re.compile(r"[a-z][a-z0-9-]{1,20}")
-DIRECTORIES = ("/run/lock", os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")  # noqa: S108
+DIRECTORIES = ("/run/lock", os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp")  # noqa: S108 (opened with O_NOFOLLOW)
 
 
 class LockHeldError(Exception):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.module_utils.n8n_platform import config
 from ansible.parsing.dataloader import DataLoader
@@ -100,66 +100,68 @@ class Backend:
             self._server = None
 
 
-def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:  # noqa: C901
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Handler(BaseHTTPRequestHandler):
+    backend: ClassVar[Backend]
+    protocol_version = "HTTP/1.1"
 
-        def handle_any(self) -> None:
-            if self.path == "/healthz/readiness" and "Go-http-client" in self.headers.get(
-                "User-Agent", "Go-http-client"
-            ):
-                backend.checks += 1
-                return self._send(503 if backend.mode == "unready" else 200, b"")
-            body = self._body()
-            backend.requests.append((self.command, self.path, dict(self.headers), len(body)))
-            time.sleep(backend.delay)
-            if backend.mode == "drop":
-                self.close_connection = True
-                return None
-            return (
-                self._stream()
-                if backend.mode == "stream"
-                else self._send(backend.status, backend.name.encode())
-            )
+    def handle_any(self) -> None:
+        if self.path == "/healthz/readiness" and "Go-http-client" in self.headers.get(
+            "User-Agent", "Go-http-client"
+        ):
+            self.backend.checks += 1
+            return self._send(503 if self.backend.mode == "unready" else 200, b"")
+        body = self._body()
+        self.backend.requests.append((self.command, self.path, dict(self.headers), len(body)))
+        time.sleep(self.backend.delay)
+        if self.backend.mode == "drop":
+            self.close_connection = True
+            return None
+        return (
+            self._stream()
+            if self.backend.mode == "stream"
+            else self._send(self.backend.status, self.backend.name.encode())
+        )
 
-        def _body(self) -> bytes:
-            if self.headers.get("Transfer-Encoding") != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
             self.rfile.readline()
-            return body
+        self.rfile.readline()
+        return body
 
-        def _send(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            for name, value in {
-                "X-Powered-By": "Express",
-                "X-Backend": backend.name,
-                **backend.answer,
-            }.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        for name, value in {
+            "X-Powered-By": "Express",
+            "X-Backend": self.backend.name,
+            **self.backend.answer,
+        }.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-        def _stream(self) -> None:
-            self.send_response(200)
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for part in (b"one", b"two", b""):
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-                self.wfile.flush()
-                time.sleep(1)
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for part in (b"one", b"two", b""):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.flush()
+            time.sleep(1)
 
-        def log_message(self, *args: Any) -> None:
-            pass
+    def log_message(self, *args: Any) -> None:
+        pass
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = handle_any
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = handle_any
 
-    return Handler
+
+def _handler(backend: Backend) -> type[BaseHTTPRequestHandler]:
+    return type("Handler", (_Handler,), {"backend": backend})
 
 
 def certificate(directory: Path, names: list[str]) -> None:
