@@ -83,6 +83,11 @@ class Deployment:
         return Path("/var/lib/n8n-platform") / self.name
 
     @property
+    def address(self) -> str:
+        """Where the edge listens."""
+        return "127.0.0.1"
+
+    @property
     def https_port(self) -> int:
         return self.port_base + 3
 
@@ -168,7 +173,7 @@ class Deployment:
     ) -> tuple[int, dict[str, str], bytes]:
         """One HTTPS request to the edge by address, with the name as SNI and Host."""
         name = f"{host}.{self.domain}"
-        connection = _Connection("127.0.0.1", self.https_port, name, self.ca_file, timeout)
+        connection = _Connection(self.address, self.https_port, name, self.ca_file, timeout)
         try:
             connection.request(
                 method, path, body=body, headers={"Host": f"{name}:{self.https_port}", **(headers or {})}

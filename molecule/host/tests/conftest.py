@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ from ansible.module_utils.n8n_platform.apt_sources import configured_entries, ow
 from docker.models.containers import Container
 
 from tests.support.deployment import Deployment, Run
+from tests.support.registry import Registry
 
 HERE = Path(__file__).parent.parent
 SUITE = "trixie"
+CACHE = Path(os.environ.get("PLATFORM_CACHE", "/var/cache/n8n-platform"))
 LABEL = {"io.n8n-platform.test": "host"}
 
 
@@ -67,11 +70,11 @@ def base_image(engine: docker.DockerClient) -> str:
     return str(images[0].tags[0])
 
 
-def host_image(engine: docker.DockerClient, directory: Path) -> str:
+def host_image(engine: docker.DockerClient, directory: Path, target: str) -> str:
     base = base_image(engine)
     inputs = [path.read_bytes() for path in sorted((HERE / "image").iterdir())]
     digest = hashlib.sha256(b"\0".join([engine.images.get(base).id.encode(), *inputs])).hexdigest()[:12]
-    tag = f"n8n-platform/test-host:{digest}"
+    tag = f"n8n-platform/test-host:{target}-{digest}"
     if not engine.images.list(name=tag):
         sources = directory / "host.sources"
         sources.write_text(package_sources(), encoding="utf-8")
@@ -79,6 +82,7 @@ def host_image(engine: docker.DockerClient, directory: Path) -> str:
             [
                 *("docker", "buildx", "build", "--quiet", "--load", f"--secret=id=sources,src={sources}"),
                 *(f"--build-arg=BASE={base}", f"--tag={tag}", "--label=io.n8n-platform.test=host"),
+                f"--target={target}",
                 str(HERE / "image"),
             ],
             check=True,
@@ -87,16 +91,28 @@ def host_image(engine: docker.DockerClient, directory: Path) -> str:
 
 
 class NestedHost(Deployment):
-    """`address`, an operator's SSH access and root's view of the inside; ports are tried from a container beside it."""
+    """`address`, an operator's SSH access and root's view of the inside; ports are tried from a container beside it.
 
-    def __init__(self, directory: Path) -> None:
+    target: stage of the image; network: the engine's network that the host is in; mounts: folders of this machine;
+    extra: variables of every run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        target: str = "bare",
+        network: str = "bridge",
+        mounts: dict[str, Any] | None = None,
+        **extra: Any,
+    ) -> None:
         super().__init__(name="test-host", inventory=HERE / "inventory", port_base=28540)
         self.directory = directory
         self.container_name = "n8n-platform-test-host"
+        self.target, self.network, self.mounts, self.extra = target, network, mounts or {}, extra
 
     def create(self) -> None:
         self.remove()
-        self.image = host_image(self.engine, self.directory)
+        self.image = host_image(self.engine, self.directory, self.target)
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.directory / "id_ed25519")],
             check=True,
@@ -109,10 +125,12 @@ class NestedHost(Deployment):
             detach=True,
             privileged=True,
             cgroupns="host",
+            network=self.network,
             tmpfs={"/run": "", "/tmp": "exec"},
             volumes={
                 "/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "rw"},
                 self.container_name: {"bind": "/var/lib/docker", "mode": "rw"},
+                **self.mounts,
             },
         )
         password = secrets.token_urlsafe(18)
@@ -139,7 +157,22 @@ class NestedHost(Deployment):
     @property
     def address(self) -> str:
         self.machine.reload()
-        return str(self.machine.attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"])
+        return str(self.machine.attrs["NetworkSettings"]["Networks"][self.network]["IPAddress"])
+
+    @property
+    def ca_file(self) -> Path:
+        """A copy of the environment's CA on this machine."""
+        code, certificate = self.inside(f"cat {self.data_root}/ca.crt")
+        assert code == 0, certificate
+        copy = self.directory / "ca.crt"
+        copy.write_text(certificate, encoding="utf-8")
+        return copy
+
+    def fingerprint(self) -> dict[str, tuple[str, str]]:
+        form = '{{index .Config.Labels "com.docker.compose.service"}} {{.Id}} {{.State.StartedAt}}'
+        code, output = self.inside(f"docker ps -q | xargs docker inspect --format '{form}'")
+        assert code == 0, output
+        return {service: (ident, started) for service, ident, started in map(str.split, output.splitlines())}
 
     def wait_for_ssh(self, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
@@ -163,7 +196,7 @@ class NestedHost(Deployment):
     def run(self, playbook: str, *, check: bool = False, **extra: Any) -> Run:
         os.environ["TEST_HOST_ADDRESS"] = self.address
         os.environ["TEST_HOST_DIRECTORY"] = str(self.directory)
-        return super().run(playbook, check=check, **extra)
+        return super().run(playbook, check=check, **{**self.extra, **extra})
 
     def open_ports(self, ports: list[int]) -> set[int]:
         """Which of the ports answer another container on the network of the nested host."""
@@ -178,9 +211,29 @@ class NestedHost(Deployment):
             self.image,
             ["python3", "-c", script, self.address, *map(str, ports)],
             labels=LABEL,
+            network=self.network,
             remove=True,
         )
         return {int(port) for port in output.split()}
+
+    def answers_through(self, address: str, port: int) -> bool:
+        """Whether an address behind the host answers a neighbour that routes to it through the host."""
+        script = (
+            f"ip route add {address}/32 via {self.address} && exec python3 -c "
+            f"'import socket; socket.create_connection((\"{address}\", {port}), 1.5)' 2>/dev/null"
+        )
+        probe = self.engine.containers.run(
+            self.image,
+            ["sh", "-c", script],
+            labels=LABEL,
+            network=self.network,
+            cap_add=["NET_ADMIN"],
+            detach=True,
+        )
+        try:
+            return bool(probe.wait()["StatusCode"] == 0)
+        finally:
+            probe.remove(force=True)
 
     def remove(self) -> None:
         for container in self.engine.containers.list(all=True, filters={"name": f"^{self.container_name}$"}):
@@ -189,11 +242,74 @@ class NestedHost(Deployment):
             volume.remove()
 
 
-@pytest.fixture(scope="session")
-def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
+@contextmanager
+def created(host: NestedHost) -> Iterator[NestedHost]:
     assert shutil.which("ssh"), "the host deployment needs an SSH client"
-    host = NestedHost(tmp_path_factory.mktemp("nested"))
-    host.create()
-    yield host
-    if not os.environ.get("TEST_HOST_KEEP"):
-        host.remove()
+    try:
+        host.create()
+        yield host
+    finally:
+        if not os.environ.get("TEST_HOST_KEEP"):
+            host.remove()
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
+    """A bare host for the roles of the host alone."""
+    with created(NestedHost(tmp_path_factory.mktemp("nested"))) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def served(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
+    """A bare host that gets the platform's images from a registry."""
+    address = registry.address_in("bridge")
+    host = NestedHost(
+        tmp_path_factory.mktemp("served"),
+        container_images_registry=address,
+        docker_engine_daemon_options={"insecure-registries": [address]},
+    )
+    with created(host):
+        yield host
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry with the images of this machine's engine; what it was given stays for the next run."""
+    with Registry(CACHE / "test-registry", tmp_path_factory.mktemp("registry")) as server:
+        publish(container_images_registry=server.address)
+        yield server
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    """A bundle of the images of this machine's engine."""
+    file = CACHE / "test-bundle/images.tar"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    publish(container_images_bundle_file=str(file))
+    return file
+
+
+@pytest.fixture(scope="module")
+def offline(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
+    """A host with an engine, a bundle and no way out."""
+    engine = docker.from_env()
+    network = engine.networks.create("n8n-platform-test-offline", internal=True, labels=LABEL)
+    host = NestedHost(
+        tmp_path_factory.mktemp("offline"),
+        target="prepared",
+        network=str(network.name),
+        mounts={str(bundle.parent): {"bind": "/srv/bundle", "mode": "ro"}},
+        container_images_source="bundle",
+        container_images_bundle_file=f"/srv/bundle/{bundle.name}",
+    )
+    try:
+        with created(host):
+            yield host
+    finally:
+        network.remove()
+
+
+def publish(**extra: Any) -> None:
+    run = Deployment("test-images", HERE / "images", port_base=28540).run("../molecule/host/publish", **extra)
+    assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
