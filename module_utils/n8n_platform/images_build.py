@@ -92,6 +92,8 @@ class Builder:
             self.runner.say(f"{image.name} pull {image.address}")
             self.runner.run(["docker", "pull", image.address], silence_seconds=self.settings.stall_seconds)
             self.engine.tag(image.address, ref)
+            # Left alone, the name that it was pulled by would keep the image when its reference is pruned.
+            self.engine.untag(image.address)
             self.runner.say(f"{image.name} pull done")
             return
         folder = self.settings.contexts / image.context

@@ -11,6 +11,7 @@ import docker
 import yaml
 
 from tests.support.deployment import wait_until
+from tests.support.packages import program
 
 PORT = 28500
 LIMIT_BYTES = 12 * 10**9
@@ -29,8 +30,7 @@ class Registry:
         self._directory = directory
 
     def __enter__(self) -> Registry:
-        program = shutil.which("docker-registry")
-        assert program, "the host deployment needs Debian's package docker-registry"
+        server = program("docker-registry", "docker-registry")
         self._forget_old_images()
         configuration = self._directory / "registry.yml"
         settings = {
@@ -42,7 +42,7 @@ class Registry:
         configuration.write_text(yaml.safe_dump(settings), encoding="utf-8")
         with (self._directory / "registry.log").open("w") as log:
             self._process = subprocess.Popen(
-                [program, "serve", str(configuration)], stdout=log, stderr=subprocess.STDOUT
+                [server, "serve", str(configuration)], stdout=log, stderr=subprocess.STDOUT
             )
         wait_until(self._answers, "the registry", 20)
         return self

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import secrets
-import shutil
 import subprocess
 import tarfile
 import time
@@ -23,6 +22,7 @@ from ansible.module_utils.n8n_platform.apt_sources import configured_entries, ow
 from docker.models.containers import Container
 
 from tests.support.deployment import Deployment, Run
+from tests.support.packages import program
 from tests.support.registry import Registry
 
 HERE = Path(__file__).parent.parent
@@ -56,7 +56,7 @@ def base_image(engine: docker.DockerClient) -> str:
     )
     if not images:
         with subprocess.Popen(
-            ["mmdebstrap", "--variant=minbase", SUITE, "-", "-"],
+            [program("mmdebstrap", "mmdebstrap"), "--variant=minbase", SUITE, "-", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         ) as bootstrap:
@@ -244,7 +244,7 @@ class NestedHost(Deployment):
 
 @contextmanager
 def created(host: NestedHost) -> Iterator[NestedHost]:
-    assert shutil.which("ssh"), "the host deployment needs an SSH client"
+    program("ssh", "openssh-client")
     try:
         host.create()
         yield host
