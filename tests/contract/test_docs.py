@@ -1,6 +1,8 @@
 """Commands that the documentation shows are commands that a test runs."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,3 +33,10 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_an_identifier_is_used_once() -> None:
     found = [match["id"] for path in PAGES for match in BLOCK.finditer(text_of(path))]
     assert sorted(found) == sorted(set(found))
+
+
+@pytest.mark.parametrize("script", ["reference", "routes-doc"])
+def test_generated_pages_are_up_to_date(script: str) -> None:
+    command = [sys.executable, str(ROOT / "bin" / script), "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stderr}; run bin/{script} and commit what it writes"
