@@ -9,7 +9,7 @@ PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*
 # Only where sudo would ask does Ansible have to ask for it.
 BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 
-.PHONY: help venv lock test lint unit deploy-tests bench bench-long up $(PLAYBOOKS)
+.PHONY: help venv lock test test-nightly lint unit deploy-tests bench bench-long up $(PLAYBOOKS)
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,6 +28,9 @@ $(PLAYBOOKS): venv
 
 test: ## everything: lint, unit, contract, render, deployments (STAGES="lint unit" selects)
 	bin/test $(STAGES)
+
+test-nightly: ## everything, and what takes too long for each change
+	TEST_NIGHTLY=1 bin/test $(STAGES)
 
 lint: ## the linters
 	bin/test lint

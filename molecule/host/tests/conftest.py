@@ -107,7 +107,7 @@ class NestedHost(Deployment):
     ) -> None:
         super().__init__(name="test-host", inventory=HERE / "inventory", port_base=28540)
         self.directory = directory
-        self.container_name = "n8n-platform-test-host"
+        self.container_name = f"n8n-platform-test-{target}"
         self.target, self.network, self.mounts, self.extra = target, network, mounts or {}, extra
 
     def create(self) -> None:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("TEST_NIGHTLY"),
+    reason="a second first start and gigabytes of images: make test-nightly",
+)
 
 
 @contextmanager
