@@ -28,7 +28,7 @@ def stream_through(core: Deployment, act: Callable[[], None], *, all_succeed: bo
         found = executions_of(core, stream)
         return {n: found.get(n) for n in stream.accepted if found.get(n, ["new"])[0] in ("new", "running")}
 
-    wait_until(lambda: not unfinished(), "every accepted request to have ended", seconds=180, every=2)
+    wait_until(lambda: not unfinished(), "every accepted request to have ended", seconds=600, every=5)
     found = executions_of(core, stream)
     assert stream.accepted <= set(found), (
         f"accepted, but no execution: {sorted(stream.accepted - set(found))[:10]}"
