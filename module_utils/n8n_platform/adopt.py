@@ -20,7 +20,7 @@ _MIGRATIONS_FILE = "migrations.jsonl"
 _ENTITIES_ZIP = "entities.zip"
 
 KEY_VARIABLE = "n8n_encryption_key_import_file"
-PASSWORD_VARIABLE = "n8n_owner_password_import_file"  # noqa: S105
+PASSWORD_VARIABLE = "n8n_owner_password_import_file"  # noqa: S105 (the name of an input)
 START_OVER = (
     "Nothing was adopted: destroy the environment with its data, then adopt again with the right file."
 )

