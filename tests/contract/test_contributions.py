@@ -101,6 +101,8 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         cwd=ROOT,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(folder),
+            "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
             "ANSIBLE_ROLES_PATH": f"{folder / 'roles'}:{ROOT / 'roles'}",
         },
         capture_output=True,
