@@ -185,7 +185,11 @@ class Manager:
 
     def _reload(self, config_id: str) -> None:
         before, begin = self._log(), datetime.now(timezone.utc)
-        self._engine.kill(self._id, "SIGHUP")
+        # From inside: the engine takes any signal through its API for a manual stop, and then starts the container
+        # neither after a crash nor after a reboot.
+        code, output = self._engine.execute(self._id, ["sh", "-c", "kill -HUP 1"])
+        if code:
+            raise ReloadError(f"Traefik cannot be told to reload: {output.strip()}")
 
         def taken() -> bool:
             if self._answers(f"/config/{config_id}"):

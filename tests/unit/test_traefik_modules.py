@@ -44,10 +44,11 @@ class PlayedEngine:
     def address(self, container: str, network: str) -> str:
         return "127.0.0.1"
 
-    def kill(self, container: str, name: str) -> None:
-        assert name == "SIGHUP"
+    def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
+        assert argv == ["sh", "-c", "kill -HUP 1"]
         self.signals += 1
         os.kill(self.lab.pid, signal.SIGHUP)
+        return 0, ""
 
     def logs(self, container: str, tail: int) -> str:
         return self.lab.log
