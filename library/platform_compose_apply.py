@@ -42,6 +42,11 @@ options:
     elements: str
     choices: [secrets, data, app, edge]
     default: [secrets, data, app, edge]
+  app_patience:
+    description:
+      - Seconds that a stopped service of tier C(app) gets instead of its own stop time.
+      - Once the workers are drained, nothing that it waits for can finish.
+    type: int
   wait_timeout:
     description: Seconds for each tier to become healthy.
     type: int
@@ -102,6 +107,7 @@ def build_spec() -> dict[str, Any]:
         "release": {"type": "str", "default": "current"},
         "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
         "tiers": {"type": "list", "elements": "str", "choices": list(TIERS), "default": list(TIERS)},
+        "app_patience": {"type": "int"},
         "wait_timeout": {"type": "int", "default": 300},
         "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
     }
@@ -115,6 +121,7 @@ class Manager:
         self.tiers = [tier for tier in TIERS if tier in params["tiers"]]
         self.release = Path(params["releases_root"]) / params["release"]
         self.wait_timeout: int = params["wait_timeout"]
+        self.app_patience: int | None = params["app_patience"]
         written = (self.release / COMPOSE).exists()
         self.missing_parts = [] if docker else ["the Docker client"]
         if self.state != "absent" and not written:
@@ -142,9 +149,9 @@ class Manager:
         if self.state == "present":
             self.project.start(self.release, self.tiers, differences, self.wait_timeout)
         elif self.state == "stopped":
-            self.project.stop(self.tiers, differences)
+            self.project.stop(self.tiers, differences, self.app_patience)
         elif differences:
-            self.project.remove()
+            self.project.remove(self.app_patience)
 
     def converge(self) -> list[Difference]:
         """Plans and applies; waits for what a killed run has left working on this host."""

@@ -68,6 +68,11 @@ options:
       a time.
     type: int
     default: 1
+  patience:
+    description:
+      - Seconds that a drained container gets instead of its own stop time.
+      - For those that only wait for others, such as webhook processors whose jobs no worker will take any more.
+    type: int
   wait_timeout:
     description: Seconds for a started slot to become healthy.
     type: int
@@ -158,6 +163,7 @@ def build_spec() -> dict[str, Any]:
         "minimum": {"type": "dict", "default": {}},
         "maximum": {"type": "dict", "default": {}},
         "parallel": {"type": "int", "default": 1},
+        "patience": {"type": "int"},
         "wait_timeout": {"type": "int", "default": 300},
         "actor": {"type": "str", "default": "playbook"},
         "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
@@ -180,6 +186,7 @@ class Manager:
             parallel=params["parallel"],
             wait_timeout=params["wait_timeout"],
             actor=params["actor"],
+            patience=params["patience"],
         )
         self.slots: list[Slot] = []
 

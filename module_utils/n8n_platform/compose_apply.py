@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,13 +108,14 @@ class Project:
                 self._compose.up(different)
             self._wait_healthy(index["tiers"][tier], timeout)
 
-    def stop(self, tiers: list[str], differences: list[Difference]) -> None:
+    def stop(self, tiers: list[str], differences: list[Difference], app_patience: int | None = None) -> None:
+        """The last tier first, each service with its own stop time; tier app with `app_patience` where given."""
         for tier in reversed(tiers):
             services = [item.service for item in differences if item.tier == tier]
             if services:
-                self._compose.stop(services)
+                self._compose.stop(services, app_patience if tier == "app" else None)
 
-    def remove(self) -> None:
+    def remove(self, app_patience: int | None = None) -> None:
         """Stops the edge first and the databases after their clients, then removes everything but data.
 
         Slots still running are stopped with the rest; who wants them drained does that before.
@@ -125,8 +127,9 @@ class Project:
                 for container in containers.values()
                 if container["Labels"].get(LABEL + "tier") == tier and container["State"] == "running"
             ]
+            patience = app_patience if tier == "app" else None
             with ThreadPoolExecutor(max_workers=len(running) or 1) as pool:
-                list(pool.map(self._engine.stop, running))
+                list(pool.map(partial(self._engine.stop, timeout=patience), running))
         self._compose.down()
 
     def _containers(self) -> dict[str, dict[str, Any]]:

@@ -43,9 +43,9 @@ class ComposeCli:
         alone."""
         self._run(["up", "--detach", "--no-deps", "--no-build", "--pull", "never", "--quiet-pull", *services])
 
-    def stop(self, services: Sequence[str]) -> None:
-        """Stops side by side, each with its own stop_grace_period."""
-        self._run(["stop", *services])
+    def stop(self, services: Sequence[str], patience: int | None = None) -> None:
+        """Stops side by side, each with its own stop_grace_period or with `patience` seconds."""
+        self._run(["stop", *(["--timeout", str(patience)] if patience is not None else []), *services])
 
     def down(self) -> None:
         """Removes the project's containers and networks; volumes are directories and stay."""

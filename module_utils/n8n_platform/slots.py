@@ -36,7 +36,8 @@ class Slots:
     """The slots of one environment. Raises SlotError, ComposeError and HttpError.
 
     parallel: how many slots are started or drained side by side; a rolling change is always one at a time.
-    wait_timeout: seconds for a started slot to become healthy. actor: who acts, for the log.
+    wait_timeout: seconds for a started slot to become healthy. actor: who acts, for the log. patience: seconds that
+    a drained container gets instead of its own stop time.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Slots:
         parallel: int = 1,
         wait_timeout: float = 300,
         actor: str = "",
+        patience: int | None = None,
     ) -> None:
         self._project = project
         self._engine = engine
         self._compose = compose
         self._paths = paths
         self._parallel = parallel
+        self._patience = patience
         self._wait_timeout = wait_timeout
         self._actor = actor
         self._rolling = paths.state / "slots-rolling.json"
@@ -134,7 +137,7 @@ class Slots:
         the end."""
         for member in slot.members:
             if member.container and member.state not in ("exited", "created", "dead"):
-                self._engine.stop(member.container)
+                self._engine.stop(member.container, self._patience)
                 if self._engine.inspect(member.container)["State"]["ExitCode"] == _SIGKILL_EXIT:
                     self.messages.append(
                         f"{slot.name}: {member.service} had to be killed when its stop time was over"

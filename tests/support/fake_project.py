@@ -56,8 +56,8 @@ class FakeProject:
         labels_found = {"com.docker.compose.network": "data", LABEL + "definition": self.network_definition}
         return [{"Name": "p_data", "Labels": labels_found}]
 
-    def stop(self, container: str) -> None:
-        self.calls.append(f"stop {container}")
+    def stop(self, container: str, timeout: int | None = None) -> None:
+        self.calls.append(f"stop {container}" + ("" if timeout is None else f" within {timeout}"))
         if container in self.found:
             self.add(container, "exited", self.found[container]["Labels"]["com.docker.compose.config-hash"])
 
@@ -78,8 +78,8 @@ class FakeProject:
         for service in services:
             self.add(service, "running", self.hashes[service])
 
-    def stop_services(self, services: list[str]) -> None:
-        self.calls.append("compose stop " + " ".join(services))
+    def stop_services(self, services: list[str], patience: int | None = None) -> None:
+        self.calls.append("compose stop " + " ".join(services) + ("" if patience is None else f" within {patience}"))
         for service in services:
             self.add(service, "exited")
 

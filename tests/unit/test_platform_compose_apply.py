@@ -110,6 +110,18 @@ def test_stopping_goes_backwards_and_leaves_other_tiers(project: FakeProject, tm
     assert said(manager(tmp_path, state="stopped", tiers=["secrets", "data", "app"])) == []
 
 
+def test_only_tier_app_is_stopped_with_less_patience(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.calls.clear()
+    run(tmp_path, state="stopped", tiers=["data", "app"], app_patience=30)
+    assert project.calls == ["compose stop main within 30", "compose stop db queue"]
+    run(tmp_path)
+    project.calls.clear()
+    run(tmp_path, state="absent", app_patience=30)
+    assert project.calls[:2] == ["stop proxy", "stop main within 30"]
+    assert {"stop db", "stop queue", "stop openbao"} < set(project.calls)
+
+
 def test_removing_stops_the_edge_first(project: FakeProject, tmp_path: Path) -> None:
     run(tmp_path)
     project.calls.clear()

@@ -118,10 +118,12 @@ def project(tmp_path: Path) -> FakeProject:
     return FakeProject(tmp_path / "release", {}, MEMBERS)
 
 
-def library(project: FakeProject, tmp_path: Path, parallel: int = 1, wait: float = 5) -> Slots:
+def library(
+    project: FakeProject, tmp_path: Path, parallel: int = 1, wait: float = 5, patience: int | None = None
+) -> Slots:
     (tmp_path / "state").mkdir(exist_ok=True)
     paths = Paths(tmp_path / "release", tmp_path / "state")
-    return Slots("p", project, FakeCompose(project), paths, parallel, wait, "test")  # type: ignore[arg-type]
+    return Slots("p", project, FakeCompose(project), paths, parallel, wait, "test", patience)  # type: ignore[arg-type]
 
 
 def run(project: FakeProject, *names: str, config_hash: str = "h1") -> None:
@@ -191,6 +193,12 @@ class TestLibrary:
         subject = library(project, tmp_path)
         subject.carry_out(slot_policy.drained(subject.all(), ["worker-2"], Bounds()))
         assert subject.interrupted() == []
+
+    def test_drains_with_less_patience_where_asked(self, project: FakeProject, tmp_path: Path) -> None:
+        run(project, "worker-1")
+        subject = library(project, tmp_path, patience=30)
+        subject.carry_out(slot_policy.drained(subject.all(), ["worker-1"], Bounds()))
+        assert project.calls == ["stop n8n-worker-1 within 30", "stop n8n-runner-1 within 30"]
 
     def test_starts_side_by_side_in_groups(self, project: FakeProject, tmp_path: Path) -> None:
         subject = library(project, tmp_path, parallel=2)

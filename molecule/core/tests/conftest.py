@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
+from tests.support.engine import engine
+
+__all__ = ["engine"]
 
 
 @pytest.fixture(scope="session")
-def core() -> Deployment:
+def core(engine: object) -> Deployment:
     return Deployment(name="test-core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
 
 

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
+from tests.support.engine import engine
+
+__all__ = ["engine"]
 
 HERE = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def staging() -> Deployment:
+def staging(engine: object) -> Deployment:
     return Deployment("test-staging", HERE / "staging", port_base=18540, domain="staging.localhost")
 
 
 @pytest.fixture(scope="session")
-def production() -> Deployment:
+def production(engine: object) -> Deployment:
     return Deployment("test-production", HERE / "production", port_base=18640, domain="production.localhost")
