@@ -9,7 +9,7 @@ PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*
 # Only where sudo would ask does Ansible have to ask for it.
 BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 
-.PHONY: help venv lock test test-nightly lint unit deploy-tests bench bench-long up $(PLAYBOOKS)
+.PHONY: help venv lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -18,7 +18,7 @@ help: ## this list
 	    printf '  make %-13s %s\n' "$$name" "$$(sed -n 's/^# *//p' playbooks/$$name.yml | head -n 1)"; done
 	@printf '\n  ENV=%s selects inventories/<name>, ARGS="..." is handed to ansible-playbook.\n' '$(ENV)'
 
-up: site ## deploy the environment, or bring it back to what its inventory says
+up start: site ## deploy the environment, or bring it back to what its inventory says
 
 venv: ## the locked Python environment .venv
 	@bin/bootstrap

@@ -48,14 +48,23 @@ def memory_mb() -> int:
 
 def timed(command: list[str], environment: dict[str, str] | None = None) -> float:
     started = time.monotonic()
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, **(environment or {})})
+    subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, **(environment or {})}
+    )
     return round(time.monotonic() - started, 2)
 
 
 def site_seconds(deployment: Deployment, rounds: int) -> dict[str, list[float]]:
     """Seconds of an unchanged run, three ways, interleaved."""
     site = [".venv/bin/ansible-playbook", "-i", str(deployment.inventory), "playbooks/site.yml"]
-    compose = ["docker", "compose", "-f", str(deployment.data_root / "releases/current/compose.yaml"), "up", "-d"]
+    compose = [
+        "docker",
+        "compose",
+        "-f",
+        str(deployment.data_root / "releases/current/compose.yaml"),
+        "up",
+        "-d",
+    ]
     compose += ["--no-recreate", *sorted(deployment.containers())]
     plain = {"ANSIBLE_CONFIG": str(plain_configuration())}
     ways = {
@@ -93,13 +102,21 @@ def plain_configuration() -> Path:
 
 
 def idle_memory(deployment: Deployment) -> dict[str, float]:
-    """Service -> MiB in use without the cache that the kernel can drop."""
+    """Service -> MiB in use without the cache that the kernel can drop; read from the cgroup, version 1 or 2."""
     used = {}
     for service, container in sorted(deployment.containers().items()):
-        stats = container.stats(stream=False)["memory_stats"]
-        details = stats.get("stats", {})
-        cache = details.get("total_inactive_file", details.get("inactive_file", 0))
-        used[service] = round((stats["usage"] - cache) / 2**20, 1)
+        lines = (
+            Path(f"/proc/{container.attrs['State']['Pid']}/cgroup").read_text(encoding="utf-8").splitlines()
+        )
+        groups = dict(line.split(":", 2)[1:] for line in lines)
+        if "memory" in groups:
+            folder = Path("/sys/fs/cgroup/memory") / groups["memory"].lstrip("/")
+            usage, cache = int((folder / "memory.usage_in_bytes").read_text()), "total_inactive_file"
+        else:
+            folder = Path("/sys/fs/cgroup") / groups[""].lstrip("/")
+            usage, cache = int((folder / "memory.current").read_text()), "inactive_file"
+        details = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used[service] = round((usage - int(details[cache])) / 2**20, 1)
     return used
 
 
@@ -119,7 +136,10 @@ def executions(deployment: Deployment, seconds: float, rate: float) -> dict[str,
         time.sleep(seconds)  # the length of the load is what is asked for
     accepted = len(stream.accepted)
     wait_until(
-        lambda: counters(deployment)["finished"] - before["finished"] >= accepted, "all to finish", 600, every=1
+        lambda: counters(deployment)["finished"] - before["finished"] >= accepted,
+        "all to finish",
+        600,
+        every=1,
     )
     elapsed = time.monotonic() - started
     after = counters(deployment)
@@ -133,12 +153,16 @@ def executions(deployment: Deployment, seconds: float, rate: float) -> dict[str,
     }
 
 
-def compare_executions(tuned: Deployment, untuned: Deployment, long: bool) -> dict[str, list[dict[str, float]]]:
+def compare_executions(
+    tuned: Deployment, untuned: Deployment, long: bool
+) -> dict[str, list[dict[str, float]]]:
     """A B B A, the environment that is not asked idle meanwhile."""
     for deployment in (tuned, untuned):
         deploy_test_workflows(deployment)
         executions(deployment, 15, 10)
-    order = [("tuned", tuned), ("untuned", untuned), ("untuned", untuned), ("tuned", tuned)] * (3 if long else 1)
+    order = [("tuned", tuned), ("untuned", untuned), ("untuned", untuned), ("tuned", tuned)] * (
+        3 if long else 1
+    )
     samples: dict[str, list[dict[str, float]]] = {"tuned": [], "untuned": []}
     for name, deployment in order:
         samples[name].append(executions(deployment, 900 if long else 60, 40))
@@ -164,7 +188,9 @@ def save(name: str, samples: Any, form: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", nargs="*", default=["site", "memory", "executions"])
     parser.add_argument("--environment", default="local")
     parser.add_argument("--inventory", type=Path, default=ROOT / "inventories/local")

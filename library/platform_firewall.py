@@ -310,6 +310,8 @@ class Manager:
             "#!/bin/sh",
             f"# Puts back the firewall rules of {self.params['project']} after a boot (platform_firewall).",
             "set -eu",
+            # cron's own PATH has no sbin.
+            "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
         ]
         for family, command in FAMILIES.items():
             chains = self.wanted(family)

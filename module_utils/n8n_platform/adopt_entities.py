@@ -135,7 +135,7 @@ class Conversion:
     def _dump(self) -> Path:
         path = self.work / "n8n.dump"
         argv = ["docker", "exec", self._postgres, "pg_dump", "-U", "postgres", "-Fc", "n8n"]
-        with path.open("wb") as stream:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             done = subprocess.run(argv, stdout=stream, stderr=subprocess.PIPE, check=False)
         if done.returncode:
             raise AdoptError(f"the imported entities cannot be dumped: {done.stderr.decode()[-300:]}")

@@ -18,7 +18,7 @@ class NumberedStream:
     `outcomes[n]` is the status, or the name of the exception when no answer came.
     """
 
-    def __init__(self, deployment: Deployment, path: str, rate: float = 20.0, limit: int = 20_000) -> None:
+    def __init__(self, deployment: Deployment, path: str, rate: float = 5.0, limit: int = 20_000) -> None:
         self.run = f"stream{uuid4().hex[:8]}"
         self.outcomes: dict[int, int | str] = {}
         self._deployment, self._path, self._interval, self._limit = deployment, path, 1 / rate, limit
