@@ -7,7 +7,10 @@ import pytest
 from tests.support.deployment import Deployment
 
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "an unknown variable": ({"n8n_workers_concurency": 3}, ("n8n_workers_concurency", "n8n_workers_concurrency")),
+    "an unknown variable": (
+        {"n8n_workers_concurency": 3},
+        ("n8n_workers_concurency", "n8n_workers_concurrency"),
+    ),
     "a wrong type": ({"platform_https_port": "https"}, ("platform_https_port",)),
     "a wrong choice": ({"container_images_source": "ftp"}, ("container_images_source",)),
     "a wrong environment to confirm": ({"platform_confirm": "production"}, ("platform_confirm", "test-core")),
