@@ -15,8 +15,16 @@ options:
     description: Name of the Compose project.
     type: str
     required: true
-  data_root:
-    description: The environment's folder (platform_data_root).
+  config_root:
+    description: Folder of the rendered configuration (platform_config_root).
+    type: path
+    required: true
+  releases_root:
+    description: Folder of the releases (platform_releases_root).
+    type: path
+    required: true
+  secrets_root:
+    description: Folder of the secret files (platform_secrets_root); without it no bundle of a running project is packed.
     type: path
     required: true
   destination:
@@ -45,7 +53,9 @@ EXAMPLES = r"""
 - name: Pack a support bundle
   platform_support_bundle:
     project: n8n-local
-    data_root: /var/lib/n8n-platform/local
+    config_root: /var/lib/n8n-platform/local/config
+    releases_root: /var/lib/n8n-platform/local/releases
+    secrets_root: /var/lib/n8n-platform/local/secrets
     destination: /var/lib/n8n-platform/local/support/bundle.tar.gz
 """
 
@@ -65,6 +75,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +88,9 @@ from ansible.module_utils.n8n_platform.support import Redactor, project_logs, pr
 def build_spec() -> dict[str, Any]:
     return {
         "project": {"type": "str", "required": True},
-        "data_root": {"type": "path", "required": True},
+        "config_root": {"type": "path", "required": True},
+        "releases_root": {"type": "path", "required": True},
+        "secrets_root": {"type": "path", "required": True},
         "destination": {"type": "path", "required": True},
         "health": {"type": "dict", "default": {}},
         "lines": {"type": "int", "default": 2000},
@@ -90,21 +103,24 @@ class Manager:
     def __init__(self, params: dict[str, Any], engine: Engine) -> None:
         self.params = params
         self.engine = engine
-        self.root = Path(params["data_root"])
-        self.redactor = Redactor(self.root / "secrets")
+        self.config = Path(params["config_root"])
+        self.releases = Path(params["releases_root"])
+        self.secrets = Path(params["secrets_root"])
+        self.redactor = Redactor(self.secrets)
 
     def plan(self) -> dict[str, str]:
+        """Raises FileNotFoundError, HttpError."""
         project = self.params["project"]
+        containers = self.engine.project(project)
+        if containers and not self.secrets.is_dir():
+            raise FileNotFoundError(f"{self.secrets} (secrets_root) is no folder: no value could be redacted")
         files = {
             "health.json": _json(self.redactor.data(self.params["health"])),
             "containers.json": _json(project_state(self.engine, project)),
-            "host.json": _json(_host(self.root)),
+            "host.json": _json(_host(self.releases)),
+            **self._texts("releases", self.releases, [self.releases / "current"]),
+            **self._texts("config", self.config, self._mounted_configuration(containers)),
         }
-        for folder in (self.root / "releases" / "current", *self._mounted_configuration()):
-            for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-                if path.is_file():
-                    name = f"configuration/{path.relative_to(self.root)}"
-                    files[name] = self.redactor.text(path.read_text(encoding="utf-8", errors="replace"))
         for service, lines in project_logs(
             self.engine, project, [], self.params["lines"], self.redactor
         ).items():
@@ -124,15 +140,21 @@ class Manager:
         temporary.chmod(0o600)
         os.replace(temporary, destination)
 
-    def _mounted_configuration(self) -> set[Path]:
-        """Folders below config/ that a container of the project really mounts."""
-        config = self.root / "config"
-        mounts = {
-            Path(mount["Source"])
-            for container in self.engine.project(self.params["project"])
-            for mount in container.get("Mounts", [])
+    def _texts(self, name: str, root: Path, folders: Iterable[Path]) -> dict[str, str]:
+        """Redacted text of every file of the folders, which lie below `root`."""
+        return {
+            f"configuration/{name}/{path.relative_to(root)}": self.redactor.text(
+                path.read_text(encoding="utf-8", errors="replace")
+            )
+            for folder in folders
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
         }
-        return {mount for mount in mounts if config in mount.parents}
+
+    def _mounted_configuration(self, containers: list[dict[str, Any]]) -> set[Path]:
+        """Folders of the rendered configuration that a container of the project really mounts."""
+        mounts = {Path(mount["Source"]) for container in containers for mount in container.get("Mounts", [])}
+        return {mount for mount in mounts if self.config in mount.parents}
 
 
 def _host(root: Path) -> dict[str, Any]:

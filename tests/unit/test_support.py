@@ -72,15 +72,27 @@ def test_an_unknown_service_is_named(root: Path) -> None:
         )
 
 
-def test_bundle_has_everything_but_secrets(root: Path) -> None:
-    params = {
+def bundle_params(root: Path) -> dict[str, Any]:
+    return {
         "project": "n8n-local",
-        "data_root": str(root),
+        "config_root": str(root / "config"),
+        "releases_root": str(root / "releases"),
+        "secrets_root": str(root / "secrets"),
         "destination": str(root / "support/bundle.tar.gz"),
         "health": {"status": "healthy", "token": SECRET, "note": f"key {SECRET}"},
         "lines": 10,
     }
-    manager = platform_support_bundle.Manager(params, FakeEngine(root))
+
+
+@pytest.mark.parametrize("moved", [(), ("secrets",), ("config", "releases", "secrets")])
+def test_bundle_has_everything_but_secrets(root: Path, moved: tuple[str, ...]) -> None:
+    """Wherever platform_config_root, platform_releases_root and platform_secrets_root are."""
+    params, engine = bundle_params(root), FakeEngine(root)
+    for name in moved:
+        (root / name).rename(root / f"elsewhere-{name}")
+        params[f"{name}_root"] = str(root / f"elsewhere-{name}")
+    engine.mount = Path(params["config_root"]) / "postgres-n8n/abc"
+    manager = platform_support_bundle.Manager(params, engine)
     manager.apply(manager.plan())
     archive = root / "support/bundle.tar.gz"
     assert archive.stat().st_mode & 0o777 == 0o600
@@ -91,6 +103,12 @@ def test_bundle_has_everything_but_secrets(root: Path) -> None:
     assert content["configuration/releases/current/compose.yaml"] == "name: n8n-local\n"
     assert json.loads(content["containers.json"])["n8n-main"]["restarts"] == 2
     assert json.loads(content["health.json"])["status"] == "healthy"
+
+
+def test_no_bundle_where_nothing_could_be_redacted(root: Path) -> None:
+    params = {**bundle_params(root), "secrets_root": str(root / "nowhere")}
+    with pytest.raises(FileNotFoundError, match="secrets_root"):
+        platform_support_bundle.Manager(params, FakeEngine(root)).plan()
 
 
 def test_specs_name_their_options() -> None:
