@@ -13,10 +13,20 @@ options:
     description: Kernel parameters to read, each with the value that it should have.
     type: dict
     default: {}
+  journal_max_mb:
+    description: Limit of the journal in MB that is wanted; 0 wants none.
+    type: int
+    default: 0
+  project:
+    description: >-
+      Whose settings these are. Each project has files of its own, C(/etc/sysctl.d/60-<project>.conf) and
+      C(/etc/systemd/journald.conf.d/60-<project>.conf); empty compares with no other project.
+    type: str
+    default: ""
   require:
     description:
-      - V(none) only reports. V(possible) fails where a value differs and cannot be written.
-        V(met) fails where a value differs, and warns where nobody keeps the clock.
+      - V(none) only reports. V(possible) fails where a value differs and cannot be written, and where another project
+        of this host wants another value. V(met) fails where a value differs, and warns where nobody keeps the clock.
     type: str
     choices: [none, possible, met]
     default: none
@@ -31,6 +41,7 @@ EXAMPLES = r"""
 - name: Look at the host
   platform_host_info:
     sysctl: {vm.overcommit_memory: 1}
+    project: n8n-staging
     require: possible
   register: __host
 """
@@ -56,6 +67,11 @@ sysctl:
   description: For each parameter C(value) (empty where the kernel has none), C(right) and C(writable).
   returned: always
   type: dict
+dropped:
+  description: Parameters in the project's own file that are not wanted any more.
+  returned: always
+  type: list
+  elements: str
 """
 
 import ctypes
@@ -69,6 +85,9 @@ ROOT = Path("/")
 TIME_SERVICES = ("chronyd", "systemd-timesyn", "ntpd", "openntpd")  # the kernel keeps 15 letters
 TIME_ERROR = 5
 TIMEX_BYTES = 512  # struct timex has 208
+SYSCTL_FILES = "etc/sysctl.d/60-n8n-*.conf"
+JOURNAL_FILES = "etc/systemd/journald.conf.d/60-n8n-*.conf"
+JOURNAL_KEY = "SystemMaxUse"
 
 
 def clock_synchronised() -> bool:
@@ -100,7 +119,37 @@ def read_sysctl(root: Path, name: str, wanted: Any) -> dict[str, Any]:
     return {"value": value, "right": right, "writable": path.exists() and os.access(path, os.W_OK)}
 
 
-def observe(root: Path, sysctl: dict[str, Any]) -> dict[str, Any]:
+def settings(path: Path) -> dict[str, str]:
+    """The `key = value` lines of a file, white space as sysctl compares it; empty where there is no file."""
+    if not path.exists():
+        return {}
+    lines = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
+    return {key.strip(): " ".join(value.split()) for key, _, value in lines if key.lstrip()[:1] not in "#;"}
+
+
+def clashes(root: Path, project: str, sysctl: dict[str, Any], journal_max_mb: int) -> list[str]:
+    """Where another project of the host wants another value of what there is only once, one sentence each."""
+    wanted = [
+        ("host_baseline_sysctl", SYSCTL_FILES, {name: str(value) for name, value in sysctl.items()}),
+        (
+            "host_baseline_journal_max_mb",
+            JOURNAL_FILES,
+            {JOURNAL_KEY: f"{journal_max_mb}M"} if journal_max_mb else {},
+        ),
+    ]
+    return [
+        f"{variable}: {key} is to be {' '.join(value.split())} here and {found[key]} in /{path.relative_to(root)}: "
+        "environments of one host have to agree"
+        for variable, pattern, values in wanted
+        for path in sorted(root.glob(pattern))
+        if path.stem != f"60-{project}"
+        for found in [settings(path)]
+        for key, value in values.items()
+        if key in found and found[key] != " ".join(value.split())
+    ]
+
+
+def observe(root: Path, sysctl: dict[str, Any], project: str = "") -> dict[str, Any]:
     running = running_commands(root)
     return {
         "systemd": (root / "run/systemd/system").is_dir(),
@@ -111,6 +160,7 @@ def observe(root: Path, sysctl: dict[str, Any]) -> dict[str, Any]:
             "service": next((name for name in TIME_SERVICES if name in running), ""),
         },
         "sysctl": {name: read_sysctl(root, name, wanted) for name, wanted in sysctl.items()},
+        "dropped": sorted(settings(root / f"etc/sysctl.d/60-{project}.conf").keys() - sysctl.keys()),
     }
 
 
@@ -131,17 +181,22 @@ def problems(seen: dict[str, Any], sysctl: dict[str, Any], require: str) -> list
 def build_spec() -> dict[str, Any]:
     return {
         "sysctl": {"type": "dict", "default": {}},
+        "journal_max_mb": {"type": "int", "default": 0},
+        "project": {"type": "str", "default": ""},
         "require": {"type": "str", "choices": ["none", "possible", "met"], "default": "none"},
     }
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
-    sysctl, require = module.params["sysctl"], module.params["require"]
-    seen = observe(ROOT, sysctl)
-    found = problems(seen, sysctl, require)
-    if found:
+    sysctl, require, project = (module.params[name] for name in ("sysctl", "require", "project"))
+    seen = observe(ROOT, sysctl, project)
+    if found := problems(seen, sysctl, require):
         module.fail_json(msg=f"kernel parameters: {'; '.join(found)}", **seen)
+    if project and require == "possible":
+        found = clashes(ROOT, project, sysctl, module.params["journal_max_mb"])
+        if found:
+            module.fail_json(msg="; ".join(found), **seen)
     if require == "met" and not (seen["clock"]["synchronised"] or seen["clock"]["service"]):
         module.warn(
             "the clock is not synchronised and no time service runs: schedules, certificates and tokens need it"

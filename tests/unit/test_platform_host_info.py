@@ -50,6 +50,53 @@ def test_what_is_refused(
         assert found["met"][0].startswith("vm.overcommit_memory is '0' instead of '1'")
 
 
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A host that two environments have been set up on."""
+    for project, value, size in (("n8n-staging", "0", 512), ("n8n-production", "1", 1024)):
+        write(tmp_path / f"etc/sysctl.d/60-{project}.conf", f"# own\nvm.overcommit_memory = {value}\n")
+        write(
+            tmp_path / f"etc/systemd/journald.conf.d/60-{project}.conf", f"[Journal]\nSystemMaxUse={size}M\n"
+        )
+    return tmp_path
+
+
+def test_another_environments_value_is_refused_with_its_file(shared: Path) -> None:
+    found = platform_host_info.clashes(shared, "n8n-production", {"vm.overcommit_memory": 1}, 1024)
+    assert found == [
+        "host_baseline_sysctl: vm.overcommit_memory is to be 1 here and 0 in /etc/sysctl.d/60-n8n-staging.conf: "
+        "environments of one host have to agree",
+        "host_baseline_journal_max_mb: SystemMaxUse is to be 1024M here and 512M in "
+        "/etc/systemd/journald.conf.d/60-n8n-staging.conf: environments of one host have to agree",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("project", "sysctl", "journal_max_mb"),
+    [
+        ("n8n-production", {"vm.swappiness": 10}, 0),  # nothing that the other wants, too
+        ("n8n-production", {"vm.overcommit_memory": "0"}, 512),  # its own values may change
+        ("n8n-third", {}, 0),
+    ],
+)
+def test_what_agrees_is_not_refused(
+    shared: Path, project: str, sysctl: dict[str, object], journal_max_mb: int
+) -> None:
+    assert platform_host_info.clashes(shared, project, sysctl, journal_max_mb) == []
+
+
+def test_values_of_several_words_are_compared_by_words(tmp_path: Path) -> None:
+    write(tmp_path / "etc/sysctl.d/60-n8n-staging.conf", "net.ipv4.ip_local_port_range=1024\t65000\n")
+    wanted = {"net.ipv4.ip_local_port_range": "1024 65000"}
+    assert platform_host_info.clashes(tmp_path, "n8n-local", wanted, 0) == []
+
+
+def test_a_parameter_that_is_wanted_no_more_is_named(shared: Path) -> None:
+    seen = platform_host_info.observe(shared, {"vm.swappiness": 10}, "n8n-staging")
+    assert seen["dropped"] == ["vm.overcommit_memory"]
+    assert platform_host_info.observe(shared, {"vm.swappiness": 10}, "n8n-new")["dropped"] == []
+
+
 def test_this_host_answers() -> None:
     seen = platform_host_info.observe(platform_host_info.ROOT, {"kernel.ostype": "Linux"})
     assert seen["sysctl"]["kernel.ostype"]["right"]

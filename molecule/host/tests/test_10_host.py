@@ -60,7 +60,7 @@ def test_a_dry_run_on_a_bare_host_changes_nothing(nested) -> None:
     run = nested.run(PLAYBOOK, check=True)
     assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
     assert nested.inside("command -v dockerd")[0] != 0
-    assert nested.inside("test -e /etc/docker -o -e /etc/sysctl.d/60-n8n-platform.conf")[0] != 0
+    assert nested.inside("test -e /etc/docker -o -e /etc/sysctl.d/60-n8n-test-host.conf")[0] != 0
 
 
 def test_a_fresh_host_gets_a_working_engine(nested) -> None:
@@ -77,6 +77,16 @@ def test_a_fresh_host_gets_a_working_engine(nested) -> None:
 def test_a_second_run_changes_nothing(nested) -> None:
     run = converge(nested)
     assert run.changed == 0, run.changed_tasks()
+
+
+def test_what_another_environment_set_is_refused_and_kept(nested) -> None:
+    other = "/etc/sysctl.d/60-n8n-other.conf"
+    nested.put(other, b"vm.overcommit_memory=2\n")
+    run = nested.run(PLAYBOOK)
+    assert run.rc != 0
+    assert f"vm.overcommit_memory is to be 1 here and 2 in {other}" in "\n".join(run.failures())
+    assert nested.inside(f"cat {other}")[1] == "vm.overcommit_memory=2\n"
+    assert nested.inside(f"rm {other}")[0] == 0
 
 
 def test_only_the_edge_answers_from_outside(nested, published) -> None:
@@ -130,5 +140,6 @@ def test_remove_takes_it_away(nested, published) -> None:
     assert nested.open_ports([EDGE, HIDDEN, FOREIGN]) == {EDGE, HIDDEN, FOREIGN}
     assert "N8N-" not in nested.inside("iptables-save")[1]
     assert nested.inside(f"systemctl cat {nested.project}-firewall.service")[0] != 0
+    assert nested.inside(f"grep -rl . /etc --include='60-{nested.project}*'")[1] == ""
     again = nested.run("../molecule/host/remove")
     assert again.rc == 0 and again.changed == 0
