@@ -25,6 +25,7 @@ class Engine:
     container)."""
 
     def __init__(self, socket: str = SOCKET, timeout: float = 60.0) -> None:
+        self.socket = socket
         self._client = JsonClient(f"unix://{socket}", timeout=timeout)
         self._timeout = timeout
 
