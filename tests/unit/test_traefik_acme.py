@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import ssl
 import subprocess
@@ -16,21 +15,23 @@ from typing import Any
 import pytest
 import traefik_probe
 from ansible.module_utils.n8n_platform.http import JsonClient
-from traefik_lab import Backend, Lab, certificate, free_port, role_value, traefik_binary, until
+from support.pebble import pebble
+from traefik_lab import Backend, Lab, certificate, free_port, role_value, until
 
 DOMAIN = "example.test"
-PEBBLE = os.environ.get("PEBBLE_BIN") or shutil.which("pebble")
-DNS = os.environ.get("PEBBLE_CHALLTESTSRV_BIN") or shutil.which("pebble-challtestsrv")
-pytestmark = pytest.mark.skipif(
-    not (PEBBLE and DNS and traefik_binary()),
-    reason="no traefik, pebble or pebble-challtestsrv (PEBBLE_BIN, PEBBLE_CHALLTESTSRV_BIN)",
-)
+
+
+@pytest.fixture(scope="module")
+def programs() -> tuple[str, str]:
+    """pebble and pebble-challtestsrv."""
+    return pebble()
 
 
 class Authority:
     """Pebble with certificates so short that Traefik renews them whenever it starts."""
 
-    def __init__(self, directory: Path, http_port: int, tls_port: int) -> None:
+    def __init__(self, programs: tuple[str, str], directory: Path, http_port: int, tls_port: int) -> None:
+        self._pebble, self._names = programs
         self.port, self.dns = free_port(), free_port()
         self.directory = directory
         directory.mkdir()
@@ -46,9 +47,8 @@ class Authority:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        assert PEBBLE and DNS
         names = [
-            DNS,
+            self._names,
             "-management",
             f"127.0.0.1:{free_port()}",
             "-dnsserver",
@@ -57,11 +57,11 @@ class Authority:
             "",
         ]
         names += [part for kind in ("http01", "https01", "tlsalpn01", "doh") for part in (f"-{kind}", "")]
-        pebble = [PEBBLE, "-config", "pebble.json", "-dnsserver", f"127.0.0.1:{self.dns}"]
+        authority = [self._pebble, "-config", "pebble.json", "-dnsserver", f"127.0.0.1:{self.dns}"]
         environment = os.environ | {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
         with open(self.directory / "log", "ab") as log:
             options = {"cwd": self.directory, "env": environment, "stdout": log, "stderr": log}
-            started = [subprocess.Popen(command, **options) for command in (names, pebble)]  # type: ignore[call-overload]
+            started = [subprocess.Popen(command, **options) for command in (names, authority)]  # type: ignore[call-overload]
         try:
             until(self._listens, 20, lambda: (self.directory / "log").read_text())
             yield
@@ -109,7 +109,9 @@ def probe(lab: Lab, root_file: Path) -> traefik_probe.Manager:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("challenge", ["http", "tls"])
-def test_issued_renewed_and_kept_when_the_authority_is_away(tmp_path: Path, challenge: str) -> None:
+def test_issued_renewed_and_kept_when_the_authority_is_away(
+    tmp_path: Path, programs: tuple[str, str], challenge: str
+) -> None:
     backend = Backend("main").start()
     server = {"servers": [f"http://127.0.0.1:{backend.port}"], "class": "operator"}
     contributions = [{"role": "n8n", "edge": [{"name": "editor", "host": "n8n", "paths": ["/"], **server}]}]
@@ -124,7 +126,7 @@ def test_issued_renewed_and_kept_when_the_authority_is_away(tmp_path: Path, chal
         traefik_acme_certificate_hours=1,
         traefik_log_level="INFO",
     )
-    authority = Authority(tmp_path / "pebble", lab.http, lab.https)
+    authority = Authority(programs, tmp_path / "pebble", lab.http, lab.https)
     static = (lab.directory / "traefik.yml").read_text()
     static = static.replace(
         "https://acme-v02.api.letsencrypt.org/directory", f"https://localhost:{authority.port}/dir"
