@@ -9,7 +9,8 @@ short_description: Claim an n8n instance
 description:
   - Until it has an owner, n8n gives itself to whoever asks first. This module waits until n8n answers and asks
     first, with the password that the secret store holds as C(n8n_owner_password).
-  - An instance that has an owner is left alone; its password is never changed.
+  - An instance that has an owner is left alone; its password is never changed. With O(password) the store learns
+    which one it has, after n8n has taken it.
 author: n8n platform maintainers
 options:
   url:
@@ -38,16 +39,21 @@ options:
     description: The owner's last name.
     type: str
     default: Owner
+  password:
+    description:
+      - The password that the owner has, or is to have where there is none yet. One that n8n refuses is not stored.
+      - Of an account with a second factor n8n checks the password first, so that is no obstacle.
+    type: str
   timeout:
     description: Seconds to wait until n8n is ready.
     type: int
     default: 300
 attributes:
   check_mode:
-    description: Only asks whether there is an owner; without a running n8n a change is foretold.
+    description: Only asks n8n about owner and password; without a running n8n a change is foretold.
     support: full
   diff_mode:
-    description: Before and after of the owner's address.
+    description: Before and after of the owner's address, and that the stored password changes, never a value.
     support: full
 """
 
@@ -58,6 +64,15 @@ EXAMPLES = r"""
     store_file: "{{ platform_state_root }}/openbao-store.json"
     environment: local
     email: owner@n8n.localhost
+
+- name: Tell the store which password the owner has now
+  n8n_owner:
+    project: n8n-local
+    store_file: "{{ platform_state_root }}/openbao-store.json"
+    environment: local
+    email: owner@n8n.localhost
+    password: "{{ lookup('ansible.builtin.file', 'new-password') }}"
+  no_log: true
 """
 
 RETURN = r"""
@@ -81,6 +96,7 @@ from ansible.module_utils.n8n_platform.n8n import (
     OWNER_ENTRY,
     N8n,
     N8nError,
+    PasswordRefused,
     address,
 )
 from ansible.module_utils.n8n_platform.openbao import SecretStore, StoreError
@@ -92,6 +108,7 @@ def build_spec() -> dict[str, Any]:
         "email": {"type": "str", "required": True},
         "first_name": {"type": "str", "default": "Platform"},
         "last_name": {"type": "str", "default": "Owner"},
+        "password": {"type": "str", "no_log": True},
         "timeout": {"type": "int", "default": 300},
     }
 
@@ -101,15 +118,30 @@ class Manager:
         self.params = params
 
     def plan(self, wait: bool) -> list[str]:
-        """["owner"] when the instance has none. Raises N8nError, HttpError."""
+        """`owner` when the instance has none, `password` when the store has another than is given.
+
+        Raises N8nError (n8n refuses the given password), StoreError, HttpError.
+        """
         self.n8n = N8n(address(self.params))
         if wait:
             self.n8n.wait_until_ready(self.params["timeout"])
-        return [] if self.n8n.has_owner() else ["owner"]
+        differences = [] if self.n8n.has_owner() else ["owner"]
+        given = self.params["password"]
+        if given and SecretStore.from_params(self.params).get(OWNER_ENTRY) != given:
+            if not differences:
+                self.n8n.check_password(self.params["email"], given)
+            differences.append("password")
+        return differences
 
-    def apply(self) -> None:
+    def apply(self, differences: list[str]) -> None:
         """Raises N8nError (no password in the store), StoreError, HttpError."""
-        password = SecretStore.from_params(self.params).get(OWNER_ENTRY)
+        store = SecretStore.from_params(self.params)
+        if "password" in differences:
+            store.put(OWNER_ENTRY, self.params["password"])
+        if "owner" in differences:
+            self._claim(store.get(OWNER_ENTRY))
+
+    def _claim(self, password: str | None) -> None:
         if password is None:
             raise N8nError(f"the store has no {OWNER_ENTRY} for environment {self.params['environment']}")
         names = (self.params["first_name"], self.params["last_name"])
@@ -120,19 +152,26 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     manager = Manager(params)
     try:
         differences = manager.plan(wait=not check_mode)
+    except PasswordRefused:
+        raise
     except (N8nError, HttpError):
         if not check_mode:
             raise
         differences = ["owner"]
     if differences and not check_mode:
-        manager.apply()
-    diff = (
-        {"before": "owner: none\n", "after": f"owner: {params['email']}\n"}
-        if differences
-        else {"before": "", "after": ""}
-    )
+        manager.apply(differences)
+    lines = {
+        "owner": ("owner: none\n", f"owner: {params['email']}\n"),
+        "password": ("stored password: another one\n", "stored password: the given one\n"),
+    }
+    before, after = ("".join(lines[name][side] for name in differences) for side in (0, 1))
     location = f"secret {OWNER_ENTRY} of environment {params['environment']} in the store"
-    return {"changed": bool(differences), "email": params["email"], "password_in": location, "diff": diff}
+    return {
+        "changed": bool(differences),
+        "email": params["email"],
+        "password_in": location,
+        "diff": {"before": before, "after": after},
+    }
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ options:
     type: path
     required: true
   secrets_root:
-    description: Folder of the secret files (platform_secrets_root); without it no bundle of a running project is packed.
+    description: Folder of the secret files (platform_secrets_root); without it no running project is packed.
     type: path
     required: true
   destination:

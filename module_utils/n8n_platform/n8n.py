@@ -34,6 +34,10 @@ class N8nError(Exception):
     """n8n is not there, not ready, or did not do what it was asked; the text says what and where, never a value."""
 
 
+class PasswordRefused(N8nError):
+    """n8n has answered, and does not know this password."""
+
+
 def address(params: dict[str, Any], engine: Callable[[], Engine] = Engine) -> str:
     """Base URL from ADDRESS_ARGUMENTS. Raises N8nError when the project has no running main process."""
     if params["url"]:
@@ -104,13 +108,19 @@ class N8n:
 
     def login(self, email: str, password: str) -> None:
         """Raises N8nError when n8n refuses the account, with what to do about it."""
-        body = {"emailOrLdapLoginId": email, "password": password}
-        answer = self._client.request("POST", "/rest/login", body, allowed=(401,))
+        answer = self._try_login(email, password)
         if answer.status == 401:
-            second_factor = isinstance(answer.json, dict) and answer.json.get("code") == MFA_REQUIRED
-            raise N8nError(_login_refused(email, second_factor))
+            raise N8nError(_login_refused(email, _asks_second_factor(answer)))
         cookies = answer.headers.get_all("Set-Cookie") or []
         self._cookie = {"Cookie": "; ".join(cookie.partition(";")[0] for cookie in cookies)}
+
+    def check_password(self, email: str, password: str) -> None:
+        """Raises PasswordRefused unless the password is right; only then does n8n ask for a second factor."""
+        answer = self._try_login(email, password)
+        if answer.status == 401 and not _asks_second_factor(answer):
+            raise PasswordRefused(
+                f"n8n refuses the given password of {email}; if the owner's address was changed, set n8n_owner_email"
+            )
 
     def offered_scopes(self) -> list[str]:
         """What a key of the account that is logged in may have."""
@@ -156,6 +166,10 @@ class N8n:
         answer = self._api("GET", f"/executions/{quote(identifier, safe='')}{query}", allowed=(404,))
         return None if answer.status == 404 else dict(answer.json)
 
+    def _try_login(self, email: str, password: str) -> Response:
+        body = {"emailOrLdapLoginId": email, "password": password}
+        return self._client.request("POST", "/rest/login", body, allowed=(401,))
+
     def _pages(self, path: str, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
         cursor: str | None = ""
         while cursor is not None:
@@ -171,6 +185,10 @@ class N8n:
         return self._client.request(method, path, body, headers=self._cookie)
 
 
+def _asks_second_factor(answer: Response) -> bool:
+    return isinstance(answer.json, dict) and answer.json.get("code") == MFA_REQUIRED
+
+
 def _login_refused(email: str, second_factor: bool) -> str:
     if second_factor:
         return (
@@ -178,6 +196,6 @@ def _login_refused(email: str, second_factor: bool) -> str:
             f" (Settings > n8n API) and put it into the store as {KEY_ENTRY}"
         )
     return (
-        f"n8n refuses the password of {email}: if it was changed in the editor, put the new one into the store"
-        f" as {OWNER_ENTRY}; if the owner's address was changed, set n8n_owner_email"
+        f"n8n refuses the password of {email}: if it was changed in the editor, playbooks/owner.yml takes over the new"
+        " one; if the owner's address was changed, set n8n_owner_email"
     )

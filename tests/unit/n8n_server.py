@@ -62,11 +62,11 @@ class FakeN8n:
             self.owner = body
             return 200, {"data": {}}
         if path == "/login":
-            if self.mfa:
-                return 401, {"code": 998, "message": "MFA Error"}
             right = self.owner and (self.owner["email"], self.owner["password"])
             if right != (body["emailOrLdapLoginId"], body["password"]):
                 return 401, recorded("login-refused.json")
+            if self.mfa:
+                return 401, {"code": 998, "message": "MFA Error"}
             return 200, {"data": {}}
         if headers.get("cookie") != "n8n-auth=session":
             return 401, {"message": "Unauthorized"}

@@ -69,8 +69,11 @@ def params(fake: FakeN8n, **more: Any) -> dict[str, Any]:
     }
 
 
-def claim(fake: FakeN8n, check_mode: bool = False, timeout: float = 5) -> dict[str, Any]:
-    return n8n_owner.run(params(fake, first_name="A", last_name="B", timeout=timeout), check_mode)
+def claim(
+    fake: FakeN8n, check_mode: bool = False, timeout: float = 5, password: str | None = None
+) -> dict[str, Any]:
+    given = params(fake, first_name="A", last_name="B", timeout=timeout, password=password)
+    return n8n_owner.run(given, check_mode)
 
 
 def keep_key(fake: FakeN8n, check_mode: bool = False, **more: Any) -> dict[str, Any]:
@@ -131,6 +134,41 @@ def test_a_store_without_a_password_is_named(fake: FakeN8n, store: type[Store]) 
         claim(fake)
 
 
+CHANGED = "B2canary-password-of-the-editor"
+
+
+@pytest.mark.parametrize("mfa", [False, True])
+def test_a_password_changed_in_the_editor_is_stored_once_it_is_proven(
+    owned: FakeN8n, store: type[Store], mfa: bool
+) -> None:
+    assert owned.owner
+    owned.owner["password"], owned.mfa = CHANGED, mfa
+    foretold = claim(owned, check_mode=True, password=CHANGED)
+    assert foretold["changed"] and store.values["n8n_owner_password"] == PASSWORD
+    assert claim(owned, password=CHANGED)["changed"]
+    assert store.values["n8n_owner_password"] == CHANGED
+    owned.writes.clear()
+    assert not claim(owned, password=CHANGED)["changed"]
+    assert owned.writes == []
+    assert CHANGED not in json.dumps(foretold)
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+@pytest.mark.parametrize("mfa", [False, True])
+def test_a_password_that_n8n_refuses_is_not_stored(
+    owned: FakeN8n, store: type[Store], mfa: bool, check_mode: bool
+) -> None:
+    owned.mfa = mfa
+    with pytest.raises(N8nError, match=f"refuses the given password of {EMAIL}"):
+        claim(owned, check_mode, password=CHANGED)
+    assert store.values["n8n_owner_password"] == PASSWORD
+
+
+def test_a_given_password_is_the_one_of_a_first_owner(fake: FakeN8n, store: type[Store]) -> None:
+    assert claim(fake, password=CHANGED)["changed"]
+    assert fake.owner and fake.owner["password"] == store.values["n8n_owner_password"] == CHANGED
+
+
 def test_no_result_carries_a_secret(fake: FakeN8n, store: type[Store]) -> None:
     results = [claim(fake), keep_key(fake), deploy(fake, SMOKE, active=True)]
     text = json.dumps(results)
@@ -170,8 +208,9 @@ def test_a_scope_that_n8n_does_not_offer_is_named(owned: FakeN8n) -> None:
 def test_a_changed_password_and_a_second_factor_say_what_to_do(owned: FakeN8n, store: type[Store]) -> None:
     del store.values["n8n_api_key"]
     store.values["n8n_owner_password"] = "old"
-    with pytest.raises(N8nError, match="put the new one into the store"):
+    with pytest.raises(N8nError, match=r"playbooks/owner\.yml takes over the new one"):
         keep_key(owned)
+    store.values["n8n_owner_password"] = PASSWORD
     owned.mfa = True
     with pytest.raises(N8nError, match="second factor"):
         keep_key(owned)
