@@ -1,0 +1,83 @@
+"""One S3 request: JSON as the only argument (or on standard input), JSON on standard output.
+
+Request: {operation, endpoint, region, uri_style: path|host, ca_file, profile, connect_timeout, read_timeout, attempts,
+timeout (seconds; of the whole request), bucket, ...}. Keys come from AWS_SHARED_CREDENTIALS_FILE, profile `profile`.
+
+| operation | takes | answers |
+|---|---|---|
+| put | key, file | size, sha256, etag, version_id; read back from the store |
+| get | key, file, version_id | size, sha256; the file appears only when it is whole |
+| head | key | size, sha256 (as put has noted it), etag, modified, version_id; found: false if there is none |
+| list | prefix, versions (bool) | objects: [{key, size, modified, etag}]; versions adds version_id, latest, deleted |
+| delete | keys, or objects: [{key, version_id}] | deleted: number |
+| bucket | - | exists, versioning, object_lock: {mode, days} or null, lifecycle: rules by name |
+| ensure_bucket | versioning, object_lock, lifecycle, apply (bool) | changes: [text], and what `bucket` answers |
+
+Answer: {ok: true, ...} and exit code 0, or exit code 1 and {ok: false, error: {operation, endpoint, bucket, key, code,
+status, message}}. `code` is the store's own (AccessDenied, NoSuchKey, ...), or one of ours: Timeout, Unreachable,
+Corrupt (the store holds or sent something else than was put there), Local (a file on this side), Invalid (the request).
+"""
+
+import json
+import signal
+import sys
+
+import botocore.exceptions as errors
+import botocore.parsers
+import buckets
+import objects
+from common import Refused, client
+
+OPERATIONS = {
+    "put": objects.put,
+    "get": objects.get,
+    "head": objects.head,
+    "list": objects.listing,
+    "delete": objects.delete,
+    "bucket": buckets.bucket,
+    "ensure_bucket": buckets.ensure_bucket,
+}
+# Ours by kind of failure, the first that fits.
+CODES = (
+    ((errors.ConnectTimeoutError, errors.ReadTimeoutError), "Timeout"),
+    ((errors.HTTPClientError, errors.ResponseStreamingError, errors.IncompleteReadError), "Unreachable"),
+    ((botocore.parsers.ResponseParserError,), "Corrupt"),
+    ((OSError,), "Local"),
+    ((KeyError, TypeError, ValueError, errors.ParamValidationError), "Invalid"),
+)
+
+
+def too_late(*_):
+    raise Refused("Timeout", "not done within the time limit of the request")
+
+
+def explained(error):
+    """(code, HTTP status, message) of whatever went wrong."""
+    if isinstance(error, Refused):
+        return error.code, error.status, str(error)
+    if isinstance(error, errors.ClientError):
+        said, status = error.response["Error"], error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+        return said.get("Code", str(status)), status, said.get("Message") or str(error)
+    for kinds, code in CODES:
+        if isinstance(error, kinds):
+            return code, 0, f"{type(error).__name__}: {error}"
+    return type(error).__name__, 0, str(error)
+
+
+def main():
+    request = {}
+    try:
+        request = json.loads(sys.argv[1] if len(sys.argv) > 1 else sys.stdin.read())
+        signal.signal(signal.SIGALRM, too_late)
+        signal.alarm(int(request.get("timeout", 300)))
+        answer = {"ok": True, **OPERATIONS[request["operation"]](client(request), request)}
+    except Exception as error:
+        code, status, message = explained(error)
+        named = {key: request.get(key, "") for key in ("operation", "endpoint", "bucket", "key")}
+        answer = {"ok": False, "error": {**named, "code": code, "status": status, "message": message}}
+    print(json.dumps(answer))
+    return 0 if answer["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
