@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-
-import pytest
 
 from tests.support.deployment import wait_until
-
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TEST_NIGHTLY"),
-    reason="a first start inside a nested host, a quarter of an hour: make test-nightly",
-)
 
 EDGE = {28540, 28543}
 PORTS_OF_SERVICES = {"postgres-n8n": 5432, "redis-queue": 6379, "n8n-main": 5678, "openbao": 8200}
