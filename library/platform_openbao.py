@@ -17,11 +17,29 @@ options:
   state:
     description:
       - C(prepared) makes directories and seal key (own store) or checks access (external) before anything starts.
+      - C(restored) lets a running store of our own that was never set up take the snapshot of O(recovery). A damaged
+        snapshot, another seal key or a record that does not belong to it are refused; the next C(prepared) begins anew.
       - C(configured) initialises and sets up a running store.
       - C(verified) changes nothing and fails unless the store is usable.
     type: str
-    choices: [prepared, configured, verified]
+    choices: [prepared, restored, configured, verified]
     required: true
+  recovery:
+    description: Own store only. Files of the source that is restored here; C(prepared) then takes its seal key.
+    type: dict
+    suboptions:
+      snapshot:
+        description: Raft snapshot of the source.
+        type: path
+        required: true
+      record:
+        description: Record of recovery key and AppRole of the source.
+        type: path
+        required: true
+      seal_key:
+        description: Seal key of the source.
+        type: path
+        required: true
   store:
     description: Which store, and what it should look like.
     type: dict
@@ -145,21 +163,21 @@ steps:
   elements: str
 """
 
-import secrets
-import shutil
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform import openbao_setup
-from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
+from ansible.module_utils.n8n_platform.openbao import SecretStore, StoreError
+from ansible.module_utils.n8n_platform.openbao_own import OwnStore
 from ansible.module_utils.n8n_platform.openbao_setup import StoreManager
-from ansible.module_utils.n8n_platform.secrets import issuer_names, make_directory, write_file
+from ansible.module_utils.n8n_platform.secrets import write_file
 
-_SOCKET_LENGTH = 107
-
-
+_STATES = ("prepared", "restored", "configured", "verified")
+_RECOVERY = {
+    "snapshot": {"type": "path", "required": True},
+    "record": {"type": "path", "required": True},
+    "seal_key": {"type": "path", "required": True, "no_log": False},
+}
 _STORE = {
     "environment": {"type": "str", "required": True},
     "address": {"type": "str", "required": True},
@@ -186,123 +204,10 @@ _STORE = {
 
 def build_spec() -> dict[str, Any]:
     return {
-        "state": {"type": "str", "choices": ["prepared", "configured", "verified"], "required": True},
+        "state": {"type": "str", "choices": list(_STATES), "required": True},
+        "recovery": {"type": "dict", "options": _RECOVERY},
         "store": {"type": "dict", "required": True, "options": _STORE},
     }
-
-
-class OwnStore(StoreManager):
-    """Raises StoreError, with what to do about it."""
-
-    def __init__(self, params: dict[str, Any]) -> None:
-        super().__init__(params)
-        self.socket_directory = Path(params["address"].removeprefix("unix://")).parent
-        self.seal_key = Path(params["seal_directory"]) / openbao_setup.SEAL_KEY
-        self.data = Path(params["data_directory"])
-        self.record = openbao_setup.Record(Path(params["record_file"]))
-        self.client = BaoClient(params["address"])
-        domains = issuer_names(params["certificates"], params["edge_names"])
-        wanted = openbao_setup.Setup(
-            params["environment"], params["mount"], params["pki_mount"], params["policy"], domains
-        )
-        self.setup = wanted.widened(self.record.get("domains", {}))
-
-    def connection(self) -> dict[str, str]:
-        keys = {key: self.record.get(key, "") for key in ("role_id", "secret_id")}
-        mounts = {key: self.params[key] for key in ("mount", "pki_mount")}
-        return {"address": self.params["address"], "auth_mount": "approle", **mounts, **keys}
-
-    def plan_prepared(self) -> list[str]:
-        if len(self.params["address"].removeprefix("unix://")) > _SOCKET_LENGTH:
-            raise StoreError(
-                f"platform_root is too long: {self.params['address']} exceeds a socket's {_SOCKET_LENGTH} characters"
-            )
-        openbao_setup.refuse_lost_parts(self.seal_key, self.data, self.record)
-        steps = []
-        if self.record.phase == "started":
-            steps.append("begin anew: an initialisation was cut off before its keys were recorded")
-        if not self.seal_key.exists():
-            steps.append("make seal key")
-        if not self.record.path.exists():
-            steps.append("make record")
-        uid = self.params["owner"]
-        directories = (self.socket_directory, self.seal_key.parent)
-        steps += [f"make directory {path}" for path in directories if not _is_private(path, uid)]
-        generation = self.record.generation + (self.record.phase == "started")
-        self.result = {"generation": generation}
-        return steps
-
-    def apply_prepared(self, steps: list[str]) -> None:
-        uid = self.params["owner"]
-        self.record.path.parent.mkdir(parents=True, exist_ok=True)
-        for directory in (self.socket_directory, self.seal_key.parent):
-            make_directory(directory, 0o700, uid, uid)
-        if "make seal key" in steps:
-            write_file(self.seal_key, secrets.token_hex(openbao_setup.SEAL_KEY_LENGTH // 2), uid, uid)
-        if "make record" in steps:
-            self.record.update(phase="new", generation=1)
-        if self.record.phase == "started":
-            abandoned = [*self.record.get("abandoned", []), self.record.generation]
-            self.record.update(phase="new", generation=self.record.generation + 1, abandoned=abandoned)
-
-    def plan_configured(self) -> list[str]:
-        if self.record.phase != "initialised":
-            return ["initialise", "set up"]
-        if self.record.get("setup") != self.setup.digest or self.record.get("root_token"):
-            return ["set up"]
-        self.client.wait(self.params["wait_seconds"])
-        self.store().login()
-        return self.plan_store_file()
-
-    def apply_configured(self, steps: list[str]) -> None:
-        if "initialise" in steps or "set up" in steps:
-            self._initialise()
-            self.client.wait(self.params["wait_seconds"])
-            root = openbao_setup.root_client(self.client, self.record, self.store())
-            openbao_setup.apply_setup(root, self.setup, self.record)
-            self.store().login()
-            self.write_store_file()
-            openbao_setup.revoke_root(root, self.record)
-            self.record.update(setup=self.setup.digest)
-        elif steps:
-            self.write_store_file()
-        self._remove_abandoned()
-        if self.params["audit_file"]:
-            openbao_setup.rotate_audit(Path(self.params["audit_file"]))
-
-    def verify(self) -> list[str]:
-        if self.record.get("root_token"):
-            raise StoreError(
-                f"the root token in {self.record.path} is not revoked yet: run the site playbook"
-            )
-        if self.record.get("setup") != self.setup.digest:
-            raise StoreError("the store is not set up as the inventory says: run the site playbook")
-        super().verify()
-        if not self.params["report_seal_key"]:
-            return []
-        return [f"the seal key {self.seal_key} lies on the host whose data it protects (docs/secrets.md)"]
-
-    def _initialise(self) -> None:
-        health = self.client.wait(self.params["wait_seconds"], ready=False)
-        if not health.initialized:
-            if self.record.phase == "initialised":
-                raise StoreError(
-                    f"the store is empty, but {self.record.path} says that it was set up: its data below "
-                    f"{self.data} is gone. Restore it from a backup; or, if its secrets are lost for good, "
-                    "move that file away to begin anew"
-                )
-            openbao_setup.initialise(self.client, self.record)
-        elif self.record.phase != "initialised":
-            raise StoreError(
-                f"the store is initialised, but its keys are not in {self.record.path}: run the secrets role's config"
-            )
-
-    def _remove_abandoned(self) -> None:
-        abandoned = self.record.get("abandoned", [])
-        for generation in abandoned:
-            shutil.rmtree(self.data / str(generation), ignore_errors=True)
-        if abandoned:
-            self.record.update(abandoned=None)
 
 
 class ExternalStore(StoreManager):
@@ -343,6 +248,13 @@ class ExternalStore(StoreManager):
         if "write store file" in steps:
             self.write_store_file()
 
+    def plan_restored(self) -> list[str]:
+        """A store that others run is restored by them."""
+        return []
+
+    def apply_restored(self, steps: list[str]) -> None:
+        """Nothing was planned."""
+
     def plan_configured(self) -> list[str]:
         self.store().login()
         return []
@@ -351,28 +263,32 @@ class ExternalStore(StoreManager):
         """Nothing to set up: the operator of that store did."""
 
 
-def _is_private(path: Path, uid: int) -> bool:
-    return path.is_dir() and (path.stat().st_mode & 0o7777, path.stat().st_uid) == (0o700, uid)
-
-
 class Manager:
     """Plans and reaches one state of either kind of store. Raises StoreError."""
 
     def __init__(self, params: dict[str, Any]) -> None:
         store = params["store"]
         self.state = params["state"]
-        self.store = OwnStore(store) if store["address"].startswith("unix://") else ExternalStore(store)
+        own = store["address"].startswith("unix://")
+        self.store = OwnStore(store, params.get("recovery")) if own else ExternalStore(store)
         self.warnings: list[str] = []
 
     def plan(self) -> list[str]:
         if self.state == "verified":
             self.warnings = self.store.verify()
             return []
-        return self.store.plan_prepared() if self.state == "prepared" else self.store.plan_configured()
+        plans = {
+            "prepared": self.store.plan_prepared,
+            "restored": self.store.plan_restored,
+            "configured": self.store.plan_configured,
+        }
+        return plans[self.state]()
 
     def apply(self, steps: list[str]) -> None:
         if self.state == "prepared":
             self.store.apply_prepared(steps)
+        elif self.state == "restored":
+            self.store.apply_restored(steps)
         elif self.state == "configured":
             self.store.apply_configured(steps)
 

@@ -2,7 +2,8 @@
 
 What is known stands in a root-only record: `generation` (number of the data directory), `phase` (`new`, `started`:
 asked for initialisation but no answer recorded, `initialised`), `recovery_key`, `root_token` (only until the set-up
-is done), `role_id`, `secret_id`, `setup` (digest of what was set up), `domains` (names each issuer may sign).
+is done), `role_id`, `secret_id`, `setup` (digest of what was set up), `domains` (names each issuer may sign),
+`restored` (digest of the snapshot that the store was restored from).
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Record:
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._values.get(key, default)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return dict(self._values)
 
     @property
     def phase(self) -> str:
