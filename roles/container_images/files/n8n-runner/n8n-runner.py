@@ -17,6 +17,7 @@ import urllib.request
 from pathlib import Path
 
 START_JS = "/usr/local/lib/n8n/node_modules/@n8n/task-runner/dist/start.js"
+LIMIT_JS = "/usr/local/lib/n8n-runner/payload-limit.js"
 BROKER_URI = os.environ.get("N8N_RUNNERS_TASK_BROKER_URI", "http://127.0.0.1:5679").rstrip("/")
 # Read by signal.sigtimedwait instead of handlers: a signal can then not arrive between two steps.
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
@@ -50,8 +51,11 @@ def start_runner(grant: str) -> subprocess.Popen:
     heap_cap = environment.pop("N8N_RUNNERS_MAX_OLD_SPACE_SIZE", "")
     if heap_cap:
         command.append(f"--max-old-space-size={heap_cap}")
+    # Of what it sends; the runner's own reading of the variable, of what it receives, would end it.
+    largest_message = environment.pop("N8N_RUNNERS_MAX_PAYLOAD", "")
+    command += ["--require", LIMIT_JS, START_JS, largest_message] if largest_message else [START_JS]
     return subprocess.Popen(
-        [*command, START_JS],
+        command,
         env=environment,
         preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, []),
     )
