@@ -97,6 +97,15 @@ class BaoClient:
                 f"the secret store {self.address} answered {path} with no JSON: {error}"
             ) from None
 
+    def download(self, path: str) -> bytes:
+        """A body that is no JSON."""
+        headers = {**self._headers, "X-Vault-Token": self.token}
+        try:
+            return self._client.request("GET", f"/v1/{path}", headers=headers).body
+        except HttpError as error:
+            kind = StoreUnavailable if error.status in (0, 502, 503, 504) else StoreError
+            raise kind(f"the secret store {self.address}: {error}") from None
+
     def health(self) -> Health:
         """Raises StoreUnavailable when nothing answers; a sealed store is an answer."""
         status, body = self.call("GET", "sys/health", allowed=_HEALTH_STATUSES)
@@ -241,6 +250,12 @@ class SecretStore:
         """PEM of issuer `edge` or `internal`."""
         _, answer = self.call("GET", f"{self._pki}/issuer/{self.environment}-{issuer}/json")
         return str(answer["data"]["certificate"]).strip()
+
+    def snapshot(self) -> bytes:
+        """The whole store as one archive, its values still encrypted. Raises StoreError."""
+        if not self.client.token:
+            self.login()
+        return self.client.download("sys/storage/raft/snapshot")
 
     def _path(self, kind: str, name: str) -> str:
         return f"{self._kv}/{kind}/{quote(self.environment, safe='')}/{quote(name, safe='')}"

@@ -1,0 +1,94 @@
+"""One backup at a time per environment, and none while something is being restored."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform.backup import BackupError, Exit
+
+LOCK = "backup.lock"
+RESTORE = "restore.json"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@contextmanager
+def backup_lock(state: Path, what: str, now: datetime, by: str = "") -> Iterator[dict[str, Any] | None]:
+    """Holds the lock; yields what a holder that was killed had written ({pid, boot_id, since, what, by}), else None.
+
+    The kernel gives a dead holder's lock back, so nothing is ever taken over; only its words are left.
+    Raises BackupError: LOCKED names the holder and since when, RESTORING the restore.
+    """
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (state / LOCK).open("a+", encoding="utf-8") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(
+                f"another run holds the lock {state / LOCK}: {_holder(stream)}", Exit.LOCKED
+            ) from None
+        refuse_while_restoring(state)
+        former = _read(stream)
+        _write(
+            stream,
+            {
+                "pid": os.getpid(),
+                "boot_id": boot_id(),
+                "since": now.isoformat(),
+                "what": what,
+                "by": by or _user(),
+            },
+        )
+        try:
+            yield former
+        finally:
+            _write(stream, None)
+
+
+def refuse_while_restoring(state: Path) -> None:
+    """Raises BackupError (RESTORING): what is half restored must not become a backup."""
+    path = state / RESTORE
+    if path.exists():
+        raise BackupError(
+            f"a restore is in progress ({path}): {path.read_text(encoding='utf-8', errors='replace')[:300].strip()}; "
+            "let it finish, or repeat it",
+            Exit.RESTORING,
+        )
+
+
+def boot_id() -> str:
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def _holder(stream: Any) -> str:
+    found = _read(stream)
+    if not found:
+        return "it has just started"
+    return f"{found['what']} of {found['by']}, process {found['pid']}, since {found['since']}"
+
+
+def _read(stream: Any) -> dict[str, Any] | None:
+    stream.seek(0)
+    try:
+        return dict(json.loads(stream.read()))
+    except ValueError:
+        return None
+
+
+def _write(stream: Any, content: dict[str, Any] | None) -> None:
+    stream.seek(0)
+    stream.truncate()
+    if content:
+        stream.write(json.dumps(content))
+    stream.flush()
+
+
+def _user() -> str:
+    return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name

@@ -1,0 +1,109 @@
+"""The manifest of a run: written last, so that a run without one is no backup.
+
+{version: 1, run, environment, started, finished (ISO 8601, UTC), type, items: [artefacts],
+restic: {local, s3: snapshot id or null}, pgbackrest: {stanza: {local, s3: label or null, wal_start, wal_stop,
+system_id}}, versions, migrations: {last, count}, fingerprints: {secret: hex}, locations: {local, s3}, problems: [text],
+sha256 (of all the rest)}.
+An artefact is {name, kind, file|label|path, bytes, sha256, details}.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, run_moment, write_private
+
+VERSION = 1
+NAME = "manifest.json"
+
+
+class ManifestError(BackupError):
+    """A manifest that cannot be trusted: not there, cut off, changed, or of a version that we do not know."""
+
+
+@dataclass(frozen=True)
+class Set:
+    """A run as found in a repository; `manifest` is None when it is missing or cannot be trusted (`problem`)."""
+
+    run: str
+    manifest: dict[str, Any] | None
+    problem: str = ""
+
+    @property
+    def started(self) -> datetime:
+        return run_moment(self.run)
+
+    @property
+    def good(self) -> bool:
+        return self.manifest is not None
+
+
+def seal(manifest: dict[str, Any]) -> dict[str, Any]:
+    """With its own checksum."""
+    return {**manifest, "sha256": _digest(manifest)}
+
+
+def text_of(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def parse(text: str | bytes, where: str, run: str = "") -> dict[str, Any]:
+    """A manifest that is whole. Raises ManifestError that names `where`."""
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        stated = manifest["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise ManifestError(f"{where}: the manifest is damaged (no JSON with a checksum)") from None
+    if _digest(manifest) != stated:
+        raise ManifestError(f"{where}: the manifest is damaged (its checksum does not fit)")
+    if manifest.get("version") != VERSION:
+        raise ManifestError(f"{where}: version {manifest.get('version')} of a manifest is not known here")
+    if run and manifest.get("run") != run:
+        raise ManifestError(f"{where}: this is the manifest of run {manifest.get('run')}")
+    return manifest
+
+
+def write(runs: Path, manifest: dict[str, Any]) -> Path:
+    """Into `runs`/<id>/, in one step."""
+    folder = runs / manifest["run"]
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(folder / NAME, text_of(manifest))
+    return folder / NAME
+
+
+def read(runs: Path, run: str) -> dict[str, Any]:
+    path = runs / run / NAME
+    try:
+        return parse(path.read_bytes(), str(path), run)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}") from None
+
+
+def local_sets(runs: Path) -> list[Set]:
+    """All runs below a folder, oldest first; damaged and incomplete ones too."""
+    if not runs.is_dir():
+        return []
+    return [_local(runs, path.name) for path in sorted(runs.iterdir()) if RUN_ID.match(path.name)]
+
+
+def labels(manifest: dict[str, Any], repository: str) -> dict[str, str]:
+    """pgBackRest's label by stanza in one repository."""
+    found = {stanza: entry.get(repository) for stanza, entry in manifest.get("pgbackrest", {}).items()}
+    return {stanza: label for stanza, label in found.items() if label}
+
+
+def _local(runs: Path, run: str) -> Set:
+    try:
+        return Set(run, read(runs, run))
+    except ManifestError as error:
+        return Set(run, None, str(error))
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
