@@ -37,7 +37,8 @@ def environment(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     shutil.rmtree(TARGET / name, ignore_errors=True)
     playbook = str(Path(sys.executable).parent / "ansible-playbook")
-    variables = ["-e", f"platform_root={TARGET}", "-e", "@tests/render/images.yml"]
+    roots = [f"platform_root={TARGET}", f"platform_backup_root={TARGET / name / 'backups'}"]
+    variables = [*(part for root in roots for part in ("-e", root)), "-e", "@tests/render/images.yml"]
     run([playbook, "-i", f"inventories/{name}", "tests/render/render.yml", *variables])
     return name
 

@@ -53,5 +53,9 @@ data=$root/$generation
 [ -e "$data/PG_VERSION" ] || refuse "$current names $generation, which holds no data"
 [ "$(cat "$data/PG_VERSION")" = "$major" ] || refuse "$generation holds data of major $(cat "$data/PG_VERSION"), this image has $major"
 
+# One path for every generation: pgBackRest compares the path it is configured for with the one the server names.
+running=/var/run/postgresql/data
+ln -sfn "$data" "$running"
+
 say "starting $generation"
-exec postgres -D "$data" -c "config_file=${POSTGRES_CONFIG_FILE:-/etc/postgresql/postgresql.conf}" -c "data_directory=$data" "$@"
+exec postgres -D "$running" -c "config_file=${POSTGRES_CONFIG_FILE:-/etc/postgresql/postgresql.conf}" -c "data_directory=$running" "$@"

@@ -1,0 +1,269 @@
+"""Kind `pgbackrest`: {name, kind, service, stanza}: a Postgres instance, physically, with every moment between sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
+from ansible.module_utils.n8n_platform.backup import BackupError, Context
+from ansible.module_utils.n8n_platform.engine_run import Mount, Result
+from ansible.module_utils.n8n_platform.pgbackrest import (
+    LOCK_HELD,
+    Backup,
+    PgBackRest,
+    PgBackRestError,
+    Repository,
+)
+from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
+
+USER = "2001:2001"
+CONFIGURATION = "/run/secrets/pgbackrest"
+_DAYS = {"local": "local_days", "s3": "offsite_days"}
+# A process whose run was killed: it holds pgBackRest's lock in the container, while we hold the platform's.
+_END_ORPHAN = r"""
+for lock in /tmp/pgbackrest/"$1"-backup-*.lock; do
+    [ -s "$lock" ] || continue
+    pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$lock")
+    grep -qs pgbackrest "/proc/$pid/cmdline" || continue
+    kill "$pid" && echo "$pid"
+    timeout 30 tail -q --pid="$pid" -f /dev/null
+done
+"""
+_ARCHIVER = """SELECT json_build_object(
+  'last_archived_wal', last_archived_wal, 'failed_count', failed_count,
+  'last_archived_seconds', extract(epoch FROM now() - last_archived_time),
+  'lag_seconds', coalesce((SELECT extract(epoch FROM now() - min(modification)) FROM pg_ls_archive_statusdir()
+     WHERE name LIKE '%.ready'), 0),
+  'waiting', (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
+  'wal_bytes', (SELECT sum(size) FROM pg_ls_waldir()),
+  'segment_bytes', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
+  'database_bytes', (SELECT sum(pg_database_size(oid)) FROM pg_database))
+FROM pg_stat_archiver"""
+
+
+class PgBackRestItem:
+    """Repositories are `local` and, with a bucket, `s3`; each gets a set of its own, made from the running server."""
+
+    def __init__(self, item: dict[str, Any]) -> None:
+        self.name: str = item["name"]
+        self.service: str = item["service"]
+        self.stanza: str = item["stanza"]
+
+    def client(self, context: Context) -> PgBackRest:
+        """pgBackRest in the service's container."""
+        return PgBackRest(self.stanza, self._inside(context))
+
+    def repositories(self, context: Context) -> dict[str, Repository]:
+        return self.client(context).repositories(context.definition.repositories)
+
+    def forecast(self, context: Context) -> int:
+        """What the local repository grows by: as the last set of this type, or the database's own size."""
+        local = self.repositories(context)["local"]
+        same = [backup for backup in local.backups if backup.type == context.type]
+        if same and local.fulls:
+            return int(same[-1].repository_bytes * 1.5)
+        return int(self.archiver(context)["database_bytes"])
+
+    def run(self, context: Context, staging: Path) -> list[dict[str, Any]]:
+        """One artefact per repository. A repository that is not local and failed has `error` and no label: the local
+        set is kept. Raises BackupError when the local one failed."""
+        del staging
+        client = self.client(context)
+        self.end_orphan(context)
+        before = client.repositories(context.definition.repositories)
+        artefacts = []
+        for name in context.definition.repositories:
+            context.progress(f"{self.name}: {name}")
+            try:
+                artefacts.append(self._back_up(context, client, before[name]))
+            except BackupError as error:
+                if name == "local":
+                    raise
+                artefacts.append(self._artefact(name, 0, error=str(error)))
+        return artefacts
+
+    def verify(self, context: Context) -> list[str]:
+        """Reads and checks every file of every set and all WAL. What is wrong, one text each."""
+        problems = []
+        for name, repository in self.repositories(context).items():
+            if repository.problem:
+                problems.append(f"{self.name}: {name}: {repository.problem}")
+                continue
+            problems += [f"{self.name}: {name}: {text}" for text in self._verify(context, name)]
+            problems += [
+                f"{self.name}: {name}: set {b.label} holds damaged pages"
+                for b in repository.backups
+                if b.damaged
+            ]
+        return problems
+
+    def expiry(self, context: Context, repository: Repository) -> Expiry:
+        retention = context.definition.values["retention"]
+        days = int(retention[_DAYS[repository.name]])
+        return pgbackrest_retention.plan(
+            repository.backups, context.now.timestamp(), days, int(retention["minimum_sets"])
+        )
+
+    def prune(self, context: Context, dry_run: bool = False) -> list[str]:
+        """What goes, or would go: `<repository>: set <label>` and `<repository>: WAL before <segment>`."""
+        listed = []
+        for name, repository in self.repositories(context).items():
+            if repository.problem:
+                raise BackupError(f"{self.name}: {name}: {repository.problem}")
+            expiry = self.expiry(context, repository)
+            if not expiry.gone:
+                continue
+            listed += [f"{name}: set {label}" for label in expiry.gone]
+            listed.append(f"{name}: WAL before {expiry.wal_from}")
+            if not dry_run:
+                self._expire(context, name, expiry.keep_fulls)
+        return listed
+
+    def status(self, context: Context) -> dict[str, Any]:
+        """Sets, archive lag and WAL that is missing: for info and metrics. What cannot be asked is in `problem`."""
+        archiver = self.archiver(context)
+        repositories = {}
+        for name, found in self.repositories(context).items():
+            repositories[name] = {
+                "problem": found.problem,
+                "sets": [vars(backup) for backup in found.backups],
+                "wal_min": found.wal_min,
+                "wal_max": found.wal_max,
+                "wal_gaps": [] if found.problem else self.wal_gaps(context, found, archiver),
+            }
+        waiting = int(archiver["waiting"]) * int(archiver["segment_bytes"])
+        return {**archiver, "waiting_bytes": waiting, "repositories": repositories}
+
+    def archiver(self, context: Context) -> dict[str, Any]:
+        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", _ARCHIVER]
+        result = self._inside(context)(argv, 60)
+        if result.code:
+            raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
+        state: dict[str, Any] = json.loads(result.stdout)
+        return state
+
+    def wal_gaps(self, context: Context, repository: Repository, archiver: dict[str, Any]) -> list[str]:
+        """`<after>..<before>` of each hole since the oldest set: moments in it, until the next set, are lost."""
+        if not repository.archive_id:
+            return []
+        size = int(archiver["segment_bytes"])
+        segments = self.client(context).segments(repository.name, repository.archive_id)
+        last = (archiver["last_archived_wal"] or "")[:24]
+        # The server was told that its last segments are archived, and they are not: dropped, nothing came after them.
+        dropped = segments and last[:8] == segments[-1][:8] and last > segments[-1]
+        holes = pgbackrest.gaps(segments, size) + ([(segments[-1], "")] if dropped else [])
+        return [f"{before}..{after}" for before, after in holes]
+
+    def end_orphan(self, context: Context) -> bool:
+        """Ends a pgBackRest that a killed run has left behind; only while the platform's lock is held."""
+        result = self._inside(context)(["sh", "-c", _END_ORPHAN, "sh", self.stanza], 120)
+        return bool(result.stdout.strip())
+
+    def _back_up(self, context: Context, client: PgBackRest, before: Repository) -> dict[str, Any]:
+        if before.problem:
+            raise PgBackRestError(f"pgBackRest backup of {self.stanza}: {before.name}: {before.problem}", 0)
+        type_ = self._type(context, before)
+        options = [
+            f"--repo={pgbackrest.KEYS[before.name]}",
+            f"--type={type_}",
+            f"--annotation=run={context.run_id}",
+        ]
+        try:
+            client.call("backup", *options, seconds=context.limit("pgbackrest"))
+        except PgBackRestError as error:
+            if error.status == LOCK_HELD:
+                raise PgBackRestError(f"{error} (somebody runs pgBackRest by hand)", error.status) from None
+            raise
+        after = client.repositories([before.name])[before.name]
+        made = [backup for backup in after.backups if backup.annotations.get("run") == context.run_id]
+        if not made:
+            raise PgBackRestError(
+                f"pgBackRest backup of {self.stanza}: {before.name} does not hold the new set", 0
+            )
+        return self._set_artefact(after, made[-1])
+
+    def _type(self, context: Context, repository: Repository) -> str:
+        """A set on top of others is of no use after a gap that their time runs across, or on damaged pages."""
+        if not repository.fulls or repository.fulls[-1].damaged:
+            return "full"
+        gap = self.wal_gaps(context, repository, self.archiver(context))
+        newest = repository.backups[-1].wal_stop
+        return "full" if any(hole.split("..")[0] >= newest for hole in gap) else context.type
+
+    def _set_artefact(self, repository: Repository, made: Backup) -> dict[str, Any]:
+        details = {
+            "type": made.type,
+            "wal_start": made.wal_start,
+            "wal_stop": made.wal_stop,
+            "system_id": repository.system_id,
+            "version": repository.version,
+            "database_bytes": made.database_bytes,
+            "references": list(made.references),
+            "started": made.start,
+            "finished": made.stop,
+            "damaged_pages": made.damaged,
+        }
+        return {
+            **self._artefact(repository.name, made.repository_bytes, label=made.label),
+            "details": details,
+        }
+
+    def _artefact(self, repository: str, size: int, **more: str) -> dict[str, Any]:
+        common = {"name": self.name, "kind": "pgbackrest", "stanza": self.stanza, "repository": repository}
+        return {**common, "bytes": size, "details": {}, **more}
+
+    def _verify(self, context: Context, name: str) -> list[str]:
+        options = [f"--repo={pgbackrest.KEYS[name]}", "--output=text", "--verbose"]
+        try:
+            said = self.client(context).call("verify", *options, seconds=context.limit("pgbackrest_verify"))
+        except PgBackRestError as error:
+            return [str(error)]
+        return [line.strip() for line in said.splitlines() if "status: error" in line or "invalid" in line]
+
+    def _expire(self, context: Context, name: str, keep_fulls: int) -> None:
+        """By the identity that may delete, where there is one: the server's own may not."""
+        key = pgbackrest.KEYS[name]
+        options = [
+            f"--repo={key}",
+            f"--repo{key}-retention-full-type=count",
+            f"--repo{key}-retention-full={keep_fulls}",
+        ]
+        pruner = context.definition.secrets_root / "host" / f"pgbackrest_{self.stanza}_prune"
+        client = (
+            PgBackRest(self.stanza, one_shot(context, self.service, pruner))
+            if pruner.is_file()
+            else self.client(context)
+        )
+        client.call("expire", *options, seconds=context.limit("pgbackrest_expire"))
+
+    def _inside(self, context: Context) -> pgbackrest.Runner:
+        container = context.container(self.service)["Id"]
+        return pgbackrest.inside(context.oneshots.docker, context.engine.socket, container)
+
+
+def one_shot(context: Context, service: str, configuration: Path, *extra: Mount) -> pgbackrest.Runner:
+    """pgBackRest in a container of its own, with the repositories and `configuration` but without the server."""
+    definition = context.definition
+    mounts = [
+        Mount(definition.secrets_root / service, "/run/secrets"),
+        Mount(definition.root / "pgbackrest", "/var/lib/pgbackrest", read_only=False),
+        *extra,
+    ]
+    del configuration
+    network = definition.s3["network"] if definition.s3 else "none"
+
+    def run(argv: Sequence[str], seconds: float) -> Result:
+        return context.oneshots.run(
+            definition.image("postgres"),
+            argv,
+            mounts=mounts,
+            user=USER,
+            network=network,
+            environment={"PGBACKREST_CONFIG": CONFIGURATION},
+            timeout=seconds,
+        )
+
+    return run
