@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -112,7 +113,7 @@ class PgBackRest:
     def repositories(self, names: Iterable[str], seconds: float = 120.0) -> dict[str, Repository]:
         """What each repository holds; one that does not answer has its `problem` said and raises nothing."""
         answer = json.loads(self.call("info", "--output=json", seconds=seconds) or "[]")
-        stanza = next((entry for entry in answer if entry["name"] == self.stanza), {})
+        stanza: dict[str, Any] = next((entry for entry in answer if entry["name"] == self.stanza), {})
         return {name: _repository(name, stanza) for name in names}
 
     def listing(self, name: str, path: str, seconds: float = 300.0) -> dict[str, dict[str, Any]]:
@@ -155,7 +156,7 @@ def failure(command: str, stanza: str, result: Result) -> PgBackRestError:
 def gaps(segments: Sequence[str], segment_bytes: int = 16 << 20) -> list[tuple[str, str]]:
     """(last before, first after) of each hole within a timeline; `segments` in order."""
     found = []
-    for before, after in zip(segments, segments[1:], strict=False):
+    for before, after in itertools.pairwise(segments):
         if before[:8] == after[:8] and number(after, segment_bytes) != number(before, segment_bytes) + 1:
             found.append((before, after))
     return found
