@@ -9,7 +9,7 @@ PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*
 # Only where sudo would ask does Ansible have to ask for it.
 BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 
-.PHONY: help venv lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
+.PHONY: help venv backup-key lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,6 +22,9 @@ up start: site ## deploy the environment, or bring it back to what its inventory
 
 venv: ## the locked Python environment .venv
 	@bin/bootstrap
+
+backup-key: ## the key pair for bundles of keys (ARGS="--file ... --passphrase-file ...")
+	@bin/backup-key $(ARGS)
 
 $(PLAYBOOKS): venv
 	.venv/bin/ansible-playbook -i inventories/$(ENV) $(BECOME) playbooks/$@.yml $(ARGS)
