@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import ssl
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -325,14 +324,14 @@ def edge_hosts(contributions: Iterable[Mapping[str, Any]], domain: str) -> list[
 def settings_problems(settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with the role's inputs, each naming its variable.
 
-    `cidrs` {variable: list}, `ports` {variable: int}, `pair` {variable: path} of certificate and key, "" when unset.
+    `cidrs` {variable: list}, `ports` {variable: int}.
     """
     problems = [p for variable, cidrs in settings["cidrs"].items() for p in _cidr_problems(variable, cidrs)]
     ports = {variable: int(port) for variable, port in settings["ports"].items()}
     problems += [f"{v}: {port} is no port" for v, port in ports.items() if not 0 < port < 65536]
     if len(set(ports.values())) < len(ports):
         problems.append(f"{' and '.join(ports)} must differ")
-    return problems + _pair_problems(settings["pair"])
+    return problems
 
 
 def _cidr_problems(variable: str, cidrs: Iterable[str]) -> list[str]:
@@ -343,19 +342,6 @@ def _cidr_problems(variable: str, cidrs: Iterable[str]) -> list[str]:
         except ValueError as error:
             problems.append(f"{variable}: {error}")
     return problems
-
-
-def _pair_problems(pair: Mapping[str, str]) -> list[str]:
-    if not any(pair.values()):
-        return []
-    if not all(pair.values()):
-        return [f"{' and '.join(pair)} belong together: one is empty"]
-    try:
-        certificate, key = pair.values()
-        ssl.create_default_context().load_cert_chain(certificate, key, password="")
-    except (OSError, ValueError) as error:
-        return [f"{' and '.join(pair)}: not a readable certificate with its key ({error})"]
-    return []
 
 
 class FilterModule:

@@ -98,7 +98,7 @@ def test_a_changed_configuration_is_taken_and_the_second_run_does_nothing(lab: L
     [
         ({"traefik_operator_allowed_cidrs": ["nonsense"]}, "cannot parse CIDRs"),
         ({"traefik_maintenance_retry_after_seconds": '"x: ['}, "Error while building configuration"),
-        ({"__traefik_certificate_name": "gone"}, "certificate"),
+        ({"__traefik_tls_files": {"certificate": "gone.crt", "key": "gone.key"}}, "certificate"),
     ],
 )
 def test_a_refused_configuration_goes_back_to_the_former_one(
