@@ -7,19 +7,20 @@ DOCUMENTATION = r"""
 module: n8n_adopt
 short_description: Take the database of an existing n8n over into a new environment
 description:
-  - V(described) looks at the source where it lies and refuses what cannot be adopted. V(present) restores it.
-    V(verified) compares the result once n8n has migrated it.
-  - The source is restored into a database beside n8n's empty one, as one transaction. There n8n's own code tries the
-    encryption key on the credentials and the password on the owner's account; only then the restored database takes
-    the place of the empty one. A run that ends in between is repeated; a database with tables is never touched.
+  - V(described) looks at the source where it lies and refuses what cannot be adopted. V(checked) restores it into a
+    server that lives as long as that takes, where n8n's own code tries the encryption key on the credentials and the
+    password on the owner's account. V(present) restores it. V(verified) compares the result once n8n has migrated it.
+  - The source is restored into a database beside n8n's empty one, as one transaction; only then the restored database
+    takes the place of the empty one. A run that ends in between is repeated; a database with tables is never touched.
   - The record of an adoption is schema C(adoption) of the adopted database.
 options:
   state:
     description: >-
       V(described) runs on the controller; V(planned) refuses an environment that has data and tells whether there is
-      something to do; V(present) does it; V(verified) compares, and fails when something is missing.
+      something to do; V(checked) needs no part of the environment and refuses what does not fit; V(present) does it;
+      V(verified) compares, and fails when something is missing.
     type: str
-    choices: [described, planned, present, verified]
+    choices: [described, planned, checked, present, verified]
     default: present
   dump_file:
     description: Dump of pg_dump in custom (C(-Fc)) or plain format, not compressed by another program.
@@ -74,31 +75,32 @@ options:
     type: str
     default: ""
   postgres_image:
-    description: Image of a server that lives as long as it takes to make a dump of entities.
+    description: Image of the server that lives as long as a source is checked.
     type: str
     default: ""
   work:
-    description: Directory on the target that exists for as long as that; removed.
+    description: Directory on the target for as long as that; a dump of entities stays in it.
     type: path
     default: ""
-  key_file:
-    description: File on the target with n8n's encryption key, readable for uid 1000.
-    type: path
+  key:
+    description: n8n's encryption key, of the source.
+    type: str
     default: ""
+  password:
+    description: The existing owner's password.
+    type: str
+    default: ""
+  proof:
+    description: What V(checked) returned.
+    type: list
+    elements: str
+    default: ["", ""]
   script:
-    description: What runs in it (V(present)), or in n8n's container (V(verified)).
+    description: What runs in it (V(checked)), or in n8n's container (V(verified)).
     type: str
     default: ""
   email:
     description: The existing owner's e-mail address.
-    type: str
-    default: ""
-  store_file:
-    description: File on the target that says how to reach the secret store, which has key and password.
-    type: path
-    default: ""
-  environment:
-    description: Environment whose secrets are meant.
     type: str
     default: ""
 attributes:
@@ -120,13 +122,18 @@ EXAMPLES = r"""
 
 RETURN = r"""
 format:
-  description: Format of the source.
-  returned: described
+  description: Format of the source; V(checked) has made a dump in custom format of entities.
+  returned: described and checked
   type: str
 file:
-  description: The one file that the source is.
-  returned: described
+  description: The one file that the source is, or the dump of it.
+  returned: described and checked
   type: str
+proof:
+  description: A credential and what tells, without showing anything of it, that it is decrypted to what it was.
+  returned: checked
+  type: list
+  elements: str
 sha256:
   description: What tells sources apart.
   returned: described
@@ -150,7 +157,7 @@ credential:
   type: str
 undecrypted:
   description: Credentials that the key does not fit, while it fits others.
-  returned: present
+  returned: checked
   type: list
   elements: str
 """
@@ -164,15 +171,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import adopt, adopt_database
 from ansible.module_utils.n8n_platform.adopt import AdoptError
 from ansible.module_utils.n8n_platform.adopt_database import AdoptedDatabase
-from ansible.module_utils.n8n_platform.adopt_entities import Conversion
+from ansible.module_utils.n8n_platform.adopt_scratch import Scratch
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.n8n import MAIN_SERVICE, OWNER_ENTRY
-from ansible.module_utils.n8n_platform.openbao import SecretStore, StoreError
-from ansible.module_utils.n8n_platform.postgres import PostgresError, Psql
+from ansible.module_utils.n8n_platform.n8n import MAIN_SERVICE
+from ansible.module_utils.n8n_platform.postgres import PostgresError, Psql, identifier
 
-STATES = ["described", "planned", "present", "verified"]
-KEY_ENTRY = "n8n_encryption_key"
+STATES = ["described", "planned", "checked", "present", "verified"]
 
 
 def build_spec() -> dict[str, Any]:
@@ -193,16 +198,16 @@ def build_spec() -> dict[str, Any]:
         "image": {"type": "str", "default": ""},
         "postgres_image": {"type": "str", "default": ""},
         "work": {"type": "path", "default": ""},
-        "key_file": {"type": "path", "default": "", "no_log": False},
+        "key": {"type": "str", "default": "", "no_log": True},
+        "password": {"type": "str", "default": "", "no_log": True},
+        "proof": {"type": "list", "elements": "str", "default": ["", ""]},
         "script": {"type": "str", "default": ""},
         "email": {"type": "str", "default": ""},
-        "store_file": {"type": "path", "default": ""},
-        "environment": {"type": "str", "default": ""},
     }
 
 
 class Manager:
-    """`docker` is the client's path. Raises AdoptError, PostgresError, HttpError, StoreError."""
+    """`docker` is the client's path. Raises AdoptError, PostgresError, HttpError."""
 
     def __init__(self, params: dict[str, Any], docker: str, engine: Engine) -> None:
         self._params = params
@@ -211,49 +216,58 @@ class Manager:
         self.database: AdoptedDatabase | None = None
         self._container = self._find()
         if self._container:
-            names = (params["database"], params["owner"], params["extensions"])
-            self.database = AdoptedDatabase(Psql(run_command, self._container), *names)
+            self.database = self._database(self._container)
+
+    def _database(self, container: str) -> AdoptedDatabase:
+        names = (self._params["database"], self._params["owner"], self._params["extensions"])
+        return AdoptedDatabase(Psql(run_command, container), *names)
 
     def plan(self) -> dict[str, Any] | None:
         """The record of this source's adoption, None while it is not there."""
         return self.database.adopted(self._params["sha256"]) if self.database else None
 
     def apply(self) -> dict[str, Any]:
-        """Restores, checks and accepts."""
+        """Restores and accepts what was checked."""
         if self.database is None:
             raise AdoptError(f"{self._params['service']} does not run")
         self.database.stage()
-        if self._params["format"] == "entities":
-            self._restore_entities()
-        else:
-            self._restore(self._params["format"], Path(self._params["dump_file"]))
-        answer = self._check(self.database.facts(self._params["email"]))
-        proof = next(iter(answer["proofs"].items()), ("", ""))
-        counts = self.database.accept(self._params["sha256"], proof)
-        return {"counts": counts, "undecrypted": answer["failed"]}
+        self._restore(self._container, self.database)
+        credential, proof = self._params["proof"]
+        return {"counts": self.database.accept(self._params["sha256"], (credential, proof))}
 
-    def _restore(self, form: str, dump: Path) -> None:
-        assert self.database
-        target = (self._container, self.database.staging, self._params["owner"])
-        adopt_database.restore(self._docker, *target, form, dump)
-
-    def _restore_entities(self) -> None:
+    def check(self) -> dict[str, Any]:
+        """Tries key, password and versions on the source; nothing of the environment is there yet, or needed."""
         params = self._params
-        conversion = Conversion(
-            name=f"{params['project']}-adopt",
-            work=Path(params["work"]),
-            postgres_image=params["postgres_image"],
-            n8n_image=params["image"],
-            key_file=params["key_file"],
-            export_key_file=params["entities_key_file"],
+        server = Scratch(
+            f"{params['project']}-adopt", Path(params["work"]), params["postgres_image"], params["image"]
         )
+        with server:
+            database = self._database(server.container)
+            database.server.execute("postgres", f"CREATE ROLE {identifier(params['owner'])} SUPERUSER")
+            database.stage()
+            found = {"format": params["format"], "file": params["dump_file"]}
+            if params["format"] == "entities":
+                found = {"format": "custom", "file": str(self._import(server, database.staging))}
+            else:
+                self._restore(server.container, database)
+            answer = self._judge(database.facts(params["email"]))
+        proof = list(next(iter(answer["proofs"].items()), ("", "")))
+        return {**found, "proof": proof, "undecrypted": answer["failed"]}
+
+    def _restore(self, container: str, database: AdoptedDatabase) -> None:
+        target = (container, database.staging, self._params["owner"])
+        dump = Path(self._params["dump_file"])
+        adopt_database.restore(self._docker, *target, self._params["format"], dump)
+
+    def _import(self, server: Scratch, database: str) -> Path:
+        params = self._params
         try:
-            self._restore("custom", conversion.dump(Path(params["entities_file"])))
+            return server.import_entities(
+                Path(params["entities_file"]), database, params["key"], params["entities_key_file"]
+            )
         except AdoptError as error:
             hint = "n8n_encryption_key_import_file (or n8n_adopt_entities_key_file) must fit, and n8n's version be ours"
             raise AdoptError(f"n8n_adopt_entities_file: {error}; {hint}") from None
-        finally:
-            conversion.clean()
 
     def verify(self) -> dict[str, Any]:
         """Compares once, and notes it; later runs say what was found then."""
@@ -275,24 +289,15 @@ class Manager:
         try:
             found = self._engine.service(self._params["project"], self._params["service"])
         except HttpError as error:
-            if error.status == 0 and self._params["state"] == "planned":
+            if error.status == 0 and self._params["state"] in ("planned", "checked"):
                 return ""
             raise
         return str(found["Id"]) if found and found["State"]["Running"] else ""
 
-    def _check(self, facts: dict[str, Any]) -> dict[str, Any]:
+    def _judge(self, facts: dict[str, Any]) -> dict[str, Any]:
         user, email = facts["user"], self._params["email"]
-        if user is None:
-            raise AdoptError(f"n8n_owner_email: the source has no user {email}; owner is {facts['owners']}")
-        if facts["owners"] and email.lower() not in facts["owners"]:
-            raise AdoptError(f"n8n_owner_email: {email} is not the owner; owner is {facts['owners']}")
-        if user.get("mfaEnabled"):
-            raise AdoptError(
-                f"n8n_owner_email: {email} has a second factor, so nobody but a person can log in; switch it off "
-                "in the source, dump again, and switch it on afterwards"
-            )
-        store = SecretStore.from_params(self._params)
-        given = {"key": store.get(KEY_ENTRY), "password": store.get(OWNER_ENTRY), "hash": user["password"]}
+        adopt.require_owner(user, email, facts["owners"])
+        given = {"key": self._params["key"], "password": self._params["password"], "hash": user["password"]}
         answer = self._ask_n8n(
             {**given, **{key: facts[key] for key in ("credentials", "keys", "migrations")}}
         )
@@ -302,17 +307,7 @@ class Manager:
     def _ask_n8n(self, question: dict[str, Any]) -> dict[str, Any]:
         name = f"{self._params['project']}-adopt-check"
         run_command([self._docker, "rm", "-f", name], "")
-        limits = [
-            "--network",
-            "none",
-            "--read-only",
-            "--cap-drop",
-            "ALL",
-            "--memory",
-            "1g",
-            "--pids-limit",
-            "64",
-        ]
+        limits = ["--network=none", "--read-only", "--cap-drop=ALL", "--memory=1g", "--pids-limit=64"]
         options = ["--rm", "-i", "--name", name, *limits, "--security-opt", "no-new-privileges"]
         command = [self._params["image"], "-e", self._params["script"]]
         argv = [self._docker, "run", *options, "--user", "1000:1000", "--entrypoint", "node", *command]
@@ -347,25 +342,32 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if state == "described":
         return {"changed": False, **adopt.describe(params)}
     manager = Manager(params, module.get_bin_path("docker") or "docker", Engine())
-    if state == "verified":
-        return {"changed": False} if module.check_mode else manager.verify()
+    if state in ("checked", "verified"):
+        if module.check_mode:
+            return {"changed": False}
+        return manager.verify() if state == "verified" else checked(module, manager)
     record = manager.plan()
     if state == "planned":
         return {"changed": False, "needed": record is None}
     if record or module.check_mode:
         return {"changed": record is None, "counts": record["counts"] if record else {}}
     result = manager.apply()
-    for credential in result["undecrypted"]:
-        module.warn(f"credential {credential} cannot be decrypted with the key, neither could the source")
     after = "".join(f"{table}: {number}\n" for table, number in result["counts"].items())
     return {"changed": True, "diff": {"before": "", "after": after}, **result}
+
+
+def checked(module: AnsibleModule, manager: Manager) -> dict[str, Any]:
+    result = manager.check()
+    for credential in result["undecrypted"]:
+        module.warn(f"credential {credential} cannot be decrypted with the key, neither could the source")
+    return {"changed": False, **result}
 
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     try:
         result = run(module)
-    except (AdoptError, PostgresError, HttpError, StoreError) as error:
+    except (AdoptError, PostgresError, HttpError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -21,9 +21,7 @@ _ENTITIES_ZIP = "entities.zip"
 
 KEY_VARIABLE = "n8n_encryption_key_import_file"
 PASSWORD_VARIABLE = "n8n_owner_password_import_file"  # noqa: S105 (the name of an input)
-START_OVER = (
-    "Nothing was adopted: destroy the environment with its data, then adopt again with the right file."
-)
+START_OVER = "Nothing was adopted and nothing changed: adopt again with the right file."
 
 # What names the former server's roles; objects belong to the role that restores.
 _DROPPED = re.compile(
@@ -182,3 +180,16 @@ def judge(answer: dict[str, Any], email: str) -> None:
         raise AdoptError(f"{KEY_VARIABLE}: the key does not open the data keys of the source. {START_OVER}")
     if not answer["password_fits"]:
         raise AdoptError(f"{PASSWORD_VARIABLE}: is not the password of {email}. {START_OVER}")
+
+
+def require_owner(user: dict[str, Any] | None, email: str, owners: list[str]) -> None:
+    """Raises AdoptError unless `user`, the row of `email`, is an owner who can log in with a password alone."""
+    if user is None:
+        raise AdoptError(f"n8n_owner_email: the source has no user {email}; owner is {owners}")
+    if owners and email.lower() not in owners:
+        raise AdoptError(f"n8n_owner_email: {email} is not the owner; owner is {owners}")
+    if user.get("mfaEnabled"):
+        raise AdoptError(
+            f"n8n_owner_email: {email} has a second factor, so nobody but a person can log in; switch it off "
+            "in the source, dump again, and switch it on afterwards"
+        )

@@ -62,7 +62,7 @@ class AdoptedDatabase:
     """`database` is n8n's, `owner` owns its objects. Raises PostgresError, AdoptError."""
 
     def __init__(self, server: Server, database: str, owner: str, extensions: list[str]) -> None:
-        self._server = server
+        self.server = server
         self._database = database
         self._owner = identifier(owner)
         self._extensions = extensions
@@ -72,7 +72,7 @@ class AdoptedDatabase:
         """The record of the adoption of this source, None when the database is still empty.
 
         Raises AdoptError when it holds anything else."""
-        if not self._server.execute("postgres", _EXISTS % literal(self._database)).strip():
+        if not self.server.execute("postgres", _EXISTS % literal(self._database)).strip():
             return None
         state = self._json(self._database, _LOOK)
         if state["adopted"]:
@@ -92,14 +92,14 @@ class AdoptedDatabase:
     def stage(self) -> None:
         """An empty database beside n8n's; what an earlier run left is dropped."""
         name = identifier(self.staging)
-        self._server.execute(
+        self.server.execute(
             "postgres",
             f"DROP DATABASE IF EXISTS {name} WITH (FORCE);\n"
             f"CREATE DATABASE {name} OWNER {self._owner} TEMPLATE template0 ENCODING 'UTF8';\n"
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC;\n",
         )
         statements = [f"CREATE EXTENSION IF NOT EXISTS {identifier(name)};" for name in self._extensions]
-        self._server.execute(self.staging, "\n".join(statements))
+        self.server.execute(self.staging, "\n".join(statements))
 
     def facts(self, email: str) -> dict[str, Any]:
         """What the checks need: credentials [[id, data]], keys, migrations, user (row or None), owners (addresses)."""
@@ -127,11 +127,11 @@ class AdoptedDatabase:
         """Notes what is there, then puts the restored database in the place of the empty one; the counts."""
         copies = "\n".join(_COPY.format(identifier(table)) for table in TABLES)
         source = ", ".join(literal(text) for text in (sha256, json.dumps(self.counts(self.staging)), *proof))
-        self._server.execute(self.staging, _RECORD.format(owner=self._owner, source=source, copies=copies))
+        self.server.execute(self.staging, _RECORD.format(owner=self._owner, source=source, copies=copies))
         counts = self.counts(self.staging)
         # Between the two statements there is no database n8n: the next run makes an empty one and restores again.
         own, staged = identifier(self._database), identifier(self.staging)
-        self._server.execute(
+        self.server.execute(
             "postgres",
             f"DROP DATABASE IF EXISTS {own} WITH (FORCE);\nALTER DATABASE {staged} RENAME TO {own};\n",
         )
@@ -152,10 +152,10 @@ class AdoptedDatabase:
         """Notes that the comparison was made; what it needed goes."""
         drops = [f"DROP TABLE IF EXISTS adoption.{identifier(table)};" for table in TABLES]
         update = _COMPARED % literal(json.dumps(missing))
-        self._server.execute(self._database, "\n".join(["BEGIN;", update, *drops, "COMMIT;\n"]))
+        self.server.execute(self._database, "\n".join(["BEGIN;", update, *drops, "COMMIT;\n"]))
 
     def _json(self, database: str, sql: str) -> Any:
-        return json.loads(self._server.execute(database, sql))
+        return json.loads(self.server.execute(database, sql))
 
 
 def restore(docker: str, container: str, database: str, owner: str, form: str, dump: Path) -> None:

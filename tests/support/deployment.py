@@ -95,8 +95,24 @@ class Deployment:
     def ca_file(self) -> Path:
         return self.data_root / "ca.crt"
 
-    def run(self, playbook: str, *, check: bool = False, **extra: Any) -> Run:
-        """Runs playbooks/<playbook>.yml as an operator would; `extra` are `-e` variables."""
+    def run(
+        self,
+        playbook: str,
+        *,
+        check: bool = False,
+        on_event: Callable[[dict[str, Any]], None] | None = None,
+        **extra: Any,
+    ) -> Run:
+        """Runs playbooks/<playbook>.yml as an operator would; `extra` are `-e` variables.
+
+        on_event: sees each of ansible-runner's events as it happens.
+        """
+
+        def handle(event: dict[str, Any]) -> bool:
+            if on_event:
+                on_event(event)
+            return True  # keep it
+
         with tempfile.TemporaryDirectory(prefix="n8n-platform-runner-") as private:
             runner = ansible_runner.run(
                 private_data_dir=private,
@@ -105,6 +121,7 @@ class Deployment:
                 inventory=str(self.inventory),
                 extravars=extra or None,
                 cmdline="--check" if check else None,
+                event_handler=handle,
                 envvars={
                     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
                     # ansible-runner replaces the configured directory by its own unless it is named here.

@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import Deployment, Run
-from tests.support.n8n_rest import TRIGGER, Editor, code, node
+from tests.support.engine import engine
+from tests.support.killed import killed
+from tests.support.n8n_rest import TRIGGER, Editor, code, execute, node
+
+__all__ = ["engine"]
 
 TABLES = ("workflow_entity", "credentials_entity", '"user"', "execution_entity")
 SECRET = "Bearer canary-of-an-adopted-credential"
@@ -76,7 +80,7 @@ def fill(deployment: Deployment) -> None:
 
 
 @pytest.fixture(scope="session")
-def adopt() -> Iterator[Deployment]:
+def adopt(engine: object) -> Iterator[Deployment]:
     deployment = Deployment(
         name="test-adopt", inventory=Path(__file__).parent.parent / "inventory", port_base=18740
     )
@@ -101,19 +105,58 @@ def test_an_environment_with_data_is_refused(adopt: Deployment, source: Source) 
     destroy(adopt)
 
 
-def test_a_wrong_key_is_refused_before_n8n_starts(adopt: Deployment, source: Source) -> None:
+def test_a_wrong_key_is_refused_before_anything_changes(adopt: Deployment, source: Source) -> None:
     wrong = source.folder / "wrong"
     wrong.write_text("nobody-ever-had-this-key\n")
     run = adopt.run("adopt", **source.arguments("custom", n8n_encryption_key_import_file=str(wrong)))
     assert run.rc != 0
     assert any("n8n_encryption_key_import_file: the key decrypts none" in text for text in run.failures())
-    assert "n8n-main" not in adopt.containers(stopped=True)
+    assert not adopt.containers(stopped=True)
+    assert {path.name for path in adopt.data_root.iterdir()} <= {"state"}
+    assert not list((adopt.data_root / "state").glob("openbao*"))
+
+
+def test_a_killed_run_leaves_nothing_that_hinders_the_next(adopt: Deployment, source: Source) -> None:
+    """In the middle of the restore: there is a database beside n8n's, and n8n's is still empty."""
+
+    killed(
+        adopt,
+        "adopt",
+        "database | Restore and accept it",
+        lambda: ["n8n_adopt"] in databases(adopt),
+        **source.arguments("custom"),
+    )
     assert not adopt.sql("SELECT 1 FROM pg_class WHERE relname = 'workflow_entity'")
+    check_whole(adopt, source, "custom")
+    assert ["n8n_adopt"] not in databases(adopt)
+
+
+def test_adopting_again_changes_nothing(adopt: Deployment, source: Source) -> None:
+    before = adopt.fingerprint()
+    run = adopt.run("adopt", **source.arguments("custom"))
+    assert run.rc == 0, run.failures()
+    assert run.changed == 0, run.changed_tasks()
+    assert adopt.fingerprint() == before
+
+
+def test_another_source_is_refused(adopt: Deployment, source: Source) -> None:
+    run = adopt.run("adopt", **source.arguments("plain"))
+    assert run.rc != 0
+    assert any("has already adopted another source" in text for text in run.failures()), run.failures()
+
+
+@pytest.mark.parametrize("form", ["plain", "entities"])
+def test_it_comes_whole_in_another_form(adopt: Deployment, source: Source, form: str) -> None:
     destroy(adopt)
+    check_whole(adopt, source, form)
 
 
-@pytest.mark.parametrize("form", ["custom", "plain", "entities"])
-def test_it_comes_whole(adopt: Deployment, source: Source, form: str) -> None:
+def databases(deployment: Deployment) -> list[list[str]]:
+    return deployment.sql("SELECT datname FROM pg_database")
+
+
+def check_whole(adopt: Deployment, source: Source, form: str) -> None:
+    """Rows of each table, a credential in clear, the owner's login with the old password, no trace of the source."""
     run: Run = adopt.run("adopt", **source.arguments(form))
     assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
     assert SECRET not in run.stdout
@@ -122,9 +165,10 @@ def test_it_comes_whole(adopt: Deployment, source: Source, form: str) -> None:
         if form != "entities" or table != "execution_entity":
             assert wanted <= now[table], table
     (credential,) = source.ids["credentials_entity"]
+    assert adopt.secret("host", "n8n_owner_password") == source.password.read_text().strip()
     opened = Editor(adopt).rest("GET", f"/credentials/{credential}?includeData=true")
     assert opened["name"] == "Adopted"
+    export = f"n8n export:credentials --id={credential} --decrypted --output=/tmp/clear >/dev/null"
+    clear = execute(adopt, "n8n-main", "sh", "-c", f"{export} && cat /tmp/clear; rm /tmp/clear")
+    assert SECRET in clear
     assert not list(adopt.data_root.glob("adopted-source*"))
-    assert adopt.run("adopt", **source.arguments(form)).changed == 0
-    assert adopt.converge().changed == 0
-    destroy(adopt)

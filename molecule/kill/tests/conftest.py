@@ -1,0 +1,22 @@
+"""A deployment of its own, since a killed first start is what it is about."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import Deployment
+from tests.support.engine import engine
+
+__all__ = ["engine"]
+
+
+@pytest.fixture(scope="session")
+def kill(engine: object) -> Iterator[Deployment]:
+    deployment = Deployment(
+        name="test-kill", inventory=Path(__file__).parent.parent / "inventory", port_base=19240
+    )
+    assert not deployment.data_root.exists(), "test-kill is left over from an earlier run: destroy it first"
+    yield deployment
+    run = deployment.run("destroy", platform_destroy_data=True, platform_confirm=deployment.name)
+    assert run.rc == 0, run.stdout[-4000:]
