@@ -14,8 +14,8 @@ timeout (seconds; of the whole request), bucket, ...}. Keys come from AWS_SHARED
 | ensure_bucket | versioning, object_lock, lifecycle, apply (bool) | changes: [text], and what `bucket` answers |
 
 Answer: {ok: true, ...} and exit code 0, or exit code 1 and {ok: false, error: {operation, endpoint, bucket, key, code,
-status, message}}. `code` is the store's own (AccessDenied, NoSuchKey, ...), or one of ours: Timeout, Unreachable,
-Corrupt (the store holds or sent something else than was put there), Local (a file on this side), Invalid (the request).
+status, message}}. `code` is the store's own (AccessDenied, NoSuchKey, ...), or one of ours: Timeout, Unreachable, Untrusted
+(certificate), Corrupt (the store holds or sent something else than was put there), Local (a file on this side), Invalid (the request).
 """
 
 import json
@@ -37,10 +37,21 @@ OPERATIONS = {
     "bucket": buckets.bucket,
     "ensure_bucket": buckets.ensure_bucket,
 }
+# The answer to a HEAD request has no body that would name the error.
+NAMES = {"403": "AccessDenied", "404": "NotFound"}
 # Ours by kind of failure, the first that fits.
 CODES = (
+    ((errors.SSLError,), "Untrusted"),
     ((errors.ConnectTimeoutError, errors.ReadTimeoutError), "Timeout"),
-    ((errors.HTTPClientError, errors.ResponseStreamingError, errors.IncompleteReadError), "Unreachable"),
+    (
+        (
+            errors.ConnectionError,
+            errors.HTTPClientError,
+            errors.ResponseStreamingError,
+            errors.IncompleteReadError,
+        ),
+        "Unreachable",
+    ),
     ((botocore.parsers.ResponseParserError,), "Corrupt"),
     ((OSError,), "Local"),
     ((KeyError, TypeError, ValueError, errors.ParamValidationError), "Invalid"),
@@ -57,7 +68,8 @@ def explained(error):
         return error.code, error.status, str(error)
     if isinstance(error, errors.ClientError):
         said, status = error.response["Error"], error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-        return said.get("Code", str(status)), status, said.get("Message") or str(error)
+        code = said.get("Code", str(status))
+        return NAMES.get(code, code), status, said.get("Message") or str(error)
     for kinds, code in CODES:
         if isinstance(error, kinds):
             return code, 0, f"{type(error).__name__}: {error}"
