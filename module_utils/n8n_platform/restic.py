@@ -32,8 +32,11 @@ class Restic:
     """`repository` is `local` or `s3`. Everything raises BackupError with restic's own words and what its exit code
     means; a step that takes longer than `limit` seconds is stopped."""
 
-    def __init__(self, definition: Definition, oneshots: OneShots, repository: str = "local") -> None:
+    def __init__(
+        self, definition: Definition, oneshots: OneShots, repository: str = "local", read_only: bool = False
+    ) -> None:
         self.definition = definition
+        self.read_only = read_only
         self.repository = repository
         self.folder = definition.root / "restic"
         self._oneshots = oneshots
@@ -78,6 +81,15 @@ class Restic:
             if message.get("message_type") == "summary":
                 return message
         raise BackupError(f"restic backup: no summary: {result.words()}")
+
+    def restore(self, snapshot: str, target: Path, limit: float) -> None:
+        """What is below /source, into an existing directory; every file is compared with the repository afterwards.
+
+        Takes no lock: a source that is only read must stay as it is.
+        """
+        argv = ["restore", "--quiet", "--no-lock", "--verify", "--target", "/target", f"{snapshot}:{SOURCE}"]
+        mounts = [Mount(target, "/target", read_only=False)]
+        self._do(argv, limit=limit, mounts=mounts, capabilities=["CHOWN", "DAC_OVERRIDE", "FOWNER"])
 
     def copy_from_local(self, snapshots: Sequence[str], limit: float) -> None:
         """What is there already is not copied again; without ids everything that is missing is."""
@@ -138,7 +150,7 @@ class Restic:
         environment = {"RESTIC_PASSWORD_FILE": f"{_SECRETS}/{PASSWORD}", "TZ": "UTC", "HOME": "/tmp"}  # noqa: S108
         options, network = ["--no-cache"], "none"
         if self.folder.is_dir():
-            given.append(Mount(self.folder, "/repository", read_only=False))
+            given.append(Mount(self.folder, "/repository", self.read_only))
         if self.repository == "s3":
             given.append(Mount(definition.secret_file(CREDENTIALS), f"{_SECRETS}/{CREDENTIALS}"))
             environment |= {
