@@ -42,7 +42,7 @@ unit: ## unit, contract and render tests; render installs the engine where there
 	bin/test unit contract render
 
 deploy-tests: ## the deployments, on this machine's engine
-	bin/test core pair host
+	bin/test core pair adopt kill host
 
 bench: venv ## short benchmarks
 	.venv/bin/python bench/run.py $(ARGS)

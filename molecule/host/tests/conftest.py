@@ -277,7 +277,7 @@ def served(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry with the images of this machine's engine; what it was given stays for the next run."""
     with Registry(CACHE / "test-registry", tmp_path_factory.mktemp("registry")) as server:
-        publish(container_images_registry=server.address)
+        on_this_machine("publish", container_images_registry=server.address)
         yield server
 
 
@@ -286,7 +286,7 @@ def bundle() -> Path:
     """A bundle of the images of this machine's engine."""
     file = CACHE / "test-bundle/images.tar"
     file.parent.mkdir(parents=True, exist_ok=True)
-    publish(container_images_bundle_file=str(file))
+    on_this_machine("bundle", container_images_bundle_file=str(file))
     return file
 
 
@@ -310,6 +310,7 @@ def offline(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         network.remove()
 
 
-def publish(**extra: Any) -> None:
-    run = Deployment("test-images", HERE / "images", port_base=28540).run("../molecule/host/publish", **extra)
+def on_this_machine(playbook: str, **extra: Any) -> None:
+    """What an operator does where the images are built; of the environment nothing but that is ever there."""
+    run = Deployment("test-images", HERE / "images", port_base=28640).run(playbook, **extra)
     assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
