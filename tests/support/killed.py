@@ -96,3 +96,14 @@ def killed(
     )
     assert run.rc != 0
     return run
+
+
+def killed_after(deployment: Deployment, playbook: str, seconds: float, **extra: Any) -> bool:
+    """Kills a run, and the environment's containers, `seconds` after its first task. False when it had ended before."""
+    begun = time.monotonic()
+    killer = Killer(deployment, "", lambda: time.monotonic() > begun + seconds, containers=True)
+    try:
+        deployment.run(playbook, on_event=killer, **extra)
+    finally:
+        killer.finish()
+    return killer.struck
