@@ -1,0 +1,284 @@
+#!/usr/bin/python
+# Copyright (c) the n8n platform maintainers
+# SPDX-License-Identifier: MIT
+"""Choose, judge and fetch the backup that an environment is brought up from."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: platform_recovery
+short_description: Choose, judge and fetch the backup that an environment is brought up from
+description:
+  - Reads the source by its definition and its keys. Refuses a backup without a whole manifest, of another key, of
+    another major version of Postgres or of a newer n8n, and a host without room, before anything is written.
+  - What is fetched is compared with the manifest. A killed run goes on from where it was.
+options:
+  state:
+    description:
+      - C(chosen) chooses and judges, and writes nothing.
+      - C(fetched) also restores the run's snapshot into O(directory).
+      - C(placed) puts the fetched directories where this environment has them.
+    type: str
+    choices: [chosen, fetched, placed]
+    default: fetched
+  definition:
+    description: The source's C(backup.json) on the target. Not there, the one in O(directory)/keys is used.
+    type: path
+    required: true
+  directory:
+    description: Recovery directory, for root only.
+    type: path
+    required: true
+  source_environment:
+    description: Name of the environment whose backup it is.
+    type: str
+    required: true
+  repository:
+    description: Which copy is read.
+    type: str
+    choices: [local, s3]
+    default: local
+  run:
+    description: Id of the run; empty for the one begun in O(directory), else the newest that is whole.
+    type: str
+    default: ""
+  time:
+    description: Point in time that Postgres is restored to, ISO 8601 with a zone; empty for the newest state.
+    type: str
+    default: ""
+  backup_image:
+    description: Image of the tools. C(fetched) only.
+    type: str
+    default: ""
+  n8n_version:
+    description: Version that will run here; a backup of a newer one is refused.
+    type: str
+    default: ""
+  postgres_major:
+    description: Major version that will run here; a backup of another one is refused.
+    type: str
+    default: ""
+  volumes_root:
+    description: Folder of this environment's volumes.
+    type: path
+    required: true
+  data_root:
+    description: Folder of this environment.
+    type: path
+    required: true
+attributes:
+  check_mode:
+    support: full
+    description: Chooses and judges, says what would be fetched.
+  diff_mode:
+    support: full
+author: n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: fetch | Fetch the backup
+  platform_recovery:
+    definition: /var/lib/n8n-platform/production/state/backup.json
+    directory: /var/lib/n8n-platform/production-scratch/state/recovery
+    source_environment: production
+    time: "2026-11-22T10:00:00Z"
+    backup_image: n8n-platform/backup:0123456789ab
+    n8n_version: 2.41.1
+    postgres_major: "17"
+    volumes_root: /var/lib/n8n-platform/production-scratch/volumes
+    data_root: /var/lib/n8n-platform/production-scratch
+"""
+
+RETURN = r"""
+run:
+  description: Id of the run that was chosen.
+  returned: success
+  type: str
+finished:
+  description: When that run ended, ISO 8601.
+  returned: success
+  type: str
+manifest:
+  description: The run's manifest.
+  returned: success
+  type: dict
+passed_over:
+  description: Newer runs that are damaged or incomplete, and why.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform import recovery_fetch
+from ansible.module_utils.n8n_platform.backup import BackupError, Context
+from ansible.module_utils.n8n_platform.backup_manifest import Set, local_sets
+from ansible.module_utils.n8n_platform.backup_offsite import Offsite
+from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
+from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.recovery import (
+    ENCRYPTION_KEY,
+    RecoveryError,
+    SourceDefinition,
+    Wanted,
+    choose,
+    parse_time,
+    problems,
+)
+from ansible.module_utils.n8n_platform.restic import Restic
+
+_DEFINITION = "backup.json"
+# A network that every engine has, for a bucket elsewhere.
+_ANY_NETWORK = "bridge"
+
+
+def build_spec() -> dict[str, Any]:
+    texts = ("run", "time", "backup_image", "n8n_version", "postgres_major")
+    paths = ("definition", "directory", "volumes_root", "data_root")
+    return {
+        "state": {"type": "str", "choices": ["chosen", "fetched", "placed"], "default": "fetched"},
+        **{name: {"type": "path", "required": True} for name in paths},
+        "source_environment": {"type": "str", "required": True},
+        "repository": {"type": "str", "choices": ["local", "s3"], "default": "local"},
+        **{name: {"type": "str", "default": ""} for name in texts},
+    }
+
+
+class Manager:
+    """Raises BackupError."""
+
+    def __init__(self, params: dict[str, Any], engine: Engine, now: datetime) -> None:
+        self.params = params
+        self.now = now
+        self.engine = engine
+        self.directory = recovery_fetch.Directory(Path(params["directory"]))
+        self.values = self._read_definition()
+        self.passed_over: list[str] = []
+        self.manifest: dict[str, Any] = {}
+
+    def plan(self) -> list[str]:
+        """What there is to do. Raises RecoveryError for what must not be restored."""
+        if self.params["state"] == "placed":
+            self.manifest = self.directory.manifest()
+            return [f"{source} -> {target}" for source, target in sorted(self._places().items())]
+        self.manifest = self._choose()
+        if self.params["state"] == "chosen" or self._is_fetched():
+            return []
+        recovery_fetch.check_room(self.manifest, Path(self.params["volumes_root"]))
+        return [f"fetch run {self.manifest['run']} from the {self.params['repository']} repository"]
+
+    def apply(self, steps: list[str]) -> None:
+        if self.params["state"] == "placed":
+            for source, target in sorted(self._places().items()):
+                recovery_fetch.place(self.directory, source, target)
+        elif steps:
+            self.directory.take_keys(self.values)
+            self.directory.begin(self.manifest)
+            definition = self._definition(self.directory.keys)
+            oneshots = OneShots(self.engine, definition.environment, "restore")
+            restic = Restic(definition, oneshots, self.params["repository"], read_only=True)
+            recovery_fetch.fetch(self.directory, restic, self.manifest, definition.limit("restore"))
+
+    def _places(self) -> dict[Path, Path]:
+        source = self._definition(self.directory.keys)
+        roots = (Path(self.params[name]) for name in ("volumes_root", "data_root"))
+        return recovery_fetch.places(self.directory, source, *roots)
+
+    def _is_fetched(self) -> bool:
+        return self.directory.done("fetched") and self.directory.run() == self.manifest["run"]
+
+    def _choose(self) -> dict[str, Any]:
+        begun = self.directory.run()
+        asked = self.params["run"] or begun
+        if begun and asked != begun:
+            raise RecoveryError(
+                f"restore_run: {self.directory.path} holds the restore of {begun} that was begun; continue it, or "
+                "remove that folder"
+            )
+        wanted = Wanted(
+            environment=self.params["source_environment"],
+            run=asked,
+            time=parse_time(self.params["time"], self.now),
+            n8n=self.params["n8n_version"],
+            postgres=self.params["postgres_major"],
+        )
+        manifest, self.passed_over = choose(self._sets(), wanted)
+        if found := problems(manifest, wanted, self._key_file()):
+            raise RecoveryError(f"run {manifest['run']} cannot be restored here: {'; '.join(found)}")
+        return manifest
+
+    def _key_file(self) -> Path:
+        taken = self.directory.keys / ENCRYPTION_KEY
+        root, below = recovery_fetch.SOURCE_KEYS[ENCRYPTION_KEY]
+        path = taken if taken.exists() else Path(self.values[root]) / below
+        if not path.is_file():
+            raise RecoveryError(
+                f"{ENCRYPTION_KEY}: neither {taken} nor {path} is there: a backup needs its key"
+            )
+        return path
+
+    def _sets(self) -> list[Set]:
+        keys = self.directory.keys
+        source = self._definition(keys)
+        if self.params["repository"] == "local":
+            return local_sets(source.runs)
+        self.directory.take_keys(self.values)
+        oneshots = OneShots(self.engine, source.environment, "restore")
+        context = Context(source, self.engine, oneshots, "", self.now, "full", lambda _: None)
+        return Offsite(context).sets()
+
+    def _definition(self, keys: Path) -> SourceDefinition:
+        values = dict(self.values)
+        if values.get("s3"):
+            values["s3"] = self._reachable(dict(values["s3"]), keys)
+        return SourceDefinition(values, keys, self.params["backup_image"])
+
+    def _reachable(self, s3: dict[str, Any], keys: Path) -> dict[str, Any]:
+        """The bucket as it is reached from here: on an empty host the source's network and folders are not there."""
+        names = {network["Name"] for network in self.engine.networks({NETWORK_LABEL: None})}
+        authority = keys / "s3-ca.pem"
+        if s3.get("network") not in names:
+            s3["network"] = _ANY_NETWORK
+        if s3.get("ca_file") and authority.exists():
+            s3["ca_file"] = str(authority)
+        return s3
+
+    def _read_definition(self) -> dict[str, Any]:
+        for path in (self.directory.keys / _DEFINITION, Path(self.params["definition"])):
+            if path.is_file():
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                return found
+        raise RecoveryError(
+            f"{self.params['definition']} is not there: this host has no backups of "
+            f"{self.params['source_environment']}. On an empty host use recover.yml with a bundle of keys"
+        )
+
+
+def main() -> None:
+    module = AnsibleModule(build_spec(), supports_check_mode=True)
+    try:
+        manager = Manager(module.params, Engine(), datetime.now(timezone.utc))
+        steps = manager.plan()
+        if not module.check_mode:
+            manager.apply(steps)
+    except BackupError as error:
+        module.fail_json(msg=str(error), code=int(error.code))
+    for text in manager.passed_over:
+        module.warn(f"passed over: {text}")
+    module.exit_json(
+        changed=bool(steps),
+        run=manager.manifest["run"],
+        finished=manager.manifest["finished"],
+        manifest=manager.manifest,
+        passed_over=manager.passed_over,
+        diff={"before": "", "after": "".join(f"{step}\n" for step in steps)},
+    )
+
+
+if __name__ == "__main__":
+    main()

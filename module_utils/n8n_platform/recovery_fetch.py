@@ -1,0 +1,166 @@
+"""Fetching what is restored into the recovery directory, and putting the directories of the source in their place.
+
+The recovery directory: `manifest.json`, `keys/` (see SourceDefinition), `staging/` (dumps and snapshots, compared with
+the manifest), `directories/<item>/`, `steps/` (an empty file for each done step). A killed run goes on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform import backup_manifest
+from ansible.module_utils.n8n_platform.backup import Definition, Exit, sha256_of, write_private
+from ansible.module_utils.n8n_platform.recovery import RecoveryError, target_of
+from ansible.module_utils.n8n_platform.restic import Restic
+from ansible.module_utils.n8n_platform.secrets import make_directory
+
+# File in `keys/` -> where a running source has it: a root of its definition and the path below.
+SOURCE_KEYS = {
+    "openbao.key": ("data_root", "seal/openbao.key"),
+    "openbao.json": ("state_root", "openbao.json"),
+    "n8n_encryption_key": ("secrets_root", "n8n-main/n8n_encryption_key"),
+    "backup_restic_password": ("secrets_root", "host/backup_restic_password"),
+    "backup_s3_credentials": ("secrets_root", "host/backup_s3_credentials"),
+}
+_OPTIONAL_KEYS = ("backup_s3_credentials", "openbao.key", "openbao.json")
+
+
+class Directory:
+    """The recovery directory and its steps."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.keys = path / "keys"
+        self.staging = path / "staging"
+        self.directories = path / "directories"
+
+    def done(self, step: str) -> bool:
+        return (self.path / "steps" / step).exists()
+
+    def mark(self, step: str) -> None:
+        make_directory(self.path / "steps", 0o700)
+        write_private(self.path / "steps" / step, "")
+
+    def run(self) -> str:
+        """The run that was begun here, "" for none."""
+        return str(self.manifest().get("run", "")) if (self.path / backup_manifest.NAME).exists() else ""
+
+    def manifest(self) -> dict[str, Any]:
+        path = self.path / backup_manifest.NAME
+        return backup_manifest.parse(path.read_bytes(), str(path))
+
+    def begin(self, manifest: dict[str, Any]) -> None:
+        make_directory(self.path, 0o700)
+        write_private(self.path / backup_manifest.NAME, backup_manifest.text_of(manifest))
+
+    def take_keys(self, source: dict[str, Any]) -> list[str]:
+        """Copies the keys of a source on this host that are not there; their names. Raises RecoveryError."""
+        taken = []
+        for name, (root, below) in SOURCE_KEYS.items():
+            origin = Path(source[root]) / below
+            if (self.keys / name).exists():
+                continue
+            if not origin.is_file():
+                if name in _OPTIONAL_KEYS:
+                    continue
+                raise RecoveryError(f"key {name}: {origin} is not there", Exit.WRONG_KEY)
+            make_directory(self.path, 0o700)
+            make_directory(self.keys, 0o700)
+            write_private(self.keys / name, origin.read_text(encoding="utf-8"), 0o400)
+            taken.append(name)
+        return taken
+
+
+def needed_bytes(manifest: dict[str, Any]) -> int:
+    """Of all that is fetched, and of the database that is written from it."""
+    return sum(int(item.get("bytes") or 0) for item in manifest["items"])
+
+
+def check_room(manifest: dict[str, Any], place: Path) -> None:
+    """Raises RecoveryError when the file system of `place` has no room for a second copy of everything."""
+    existing = next(path for path in (place, *place.parents) if path.exists())
+    free, needed = shutil.disk_usage(existing).free, needed_bytes(manifest)
+    # A tenth more: databases grow while their WAL is replayed.
+    if free < needed * 1.1:
+        raise RecoveryError(
+            f"{place}: {needed / 1e9:.1f} GB are restored beside what is there, only {free / 1e9:.1f} GB are free",
+            Exit.NO_SPACE,
+        )
+
+
+def fetch(directory: Directory, restic: Restic, manifest: dict[str, Any], limit: float) -> None:
+    """Fills `staging/` and `directories/`. Raises BackupError; what is there is whole or not there at all."""
+    snapshot = (manifest.get("restic") or {}).get(restic.repository)
+    if not snapshot:
+        raise RecoveryError(f"run {manifest['run']} has no snapshot in the {restic.repository} repository")
+    incoming = directory.path / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)
+    make_directory(incoming, 0o700)
+    restic.restore(snapshot, incoming, limit)
+    check_files(manifest, incoming / "staging")
+    for old in (directory.staging, directory.directories):
+        shutil.rmtree(old, ignore_errors=True)
+    (incoming / "staging").rename(directory.staging)
+    incoming.rename(directory.directories)
+    directory.mark("fetched")
+
+
+def check_files(manifest: dict[str, Any], staging: Path) -> None:
+    """Raises RecoveryError that names each file which is missing or differs from the manifest."""
+    found = []
+    for item in manifest["items"]:
+        if "file" not in item:
+            continue
+        path = staging / item["file"]
+        if not path.is_file():
+            found.append(f"{item['file']} is missing")
+        elif sha256_of(path) != item["sha256"]:
+            found.append(f"{item['file']} differs from its checksum")
+    if found:
+        raise RecoveryError(f"run {manifest['run']}: {', '.join(found)}", Exit.DAMAGED)
+
+
+def places(directory: Directory, source: Definition, volumes_root: Path, data_root: Path) -> dict[Path, Path]:
+    """Fetched directory -> where it belongs; those that are in place already are left out."""
+    found = {}
+    for item in directory.manifest()["items"]:
+        if item["kind"] == "directory" and not directory.done(f"placed-{item['name']}"):
+            target = target_of(item, source, volumes_root, data_root)
+            found[directory.directories / item["name"]] = target
+    return found
+
+
+def place(directory: Directory, fetched: Path, target: Path) -> None:
+    """Puts one directory in its place in one step; what was there is kept as `<name>.before-restore` until the end.
+
+    A nested one (n8n-data/files) is part of the one around it, which comes first.
+    """
+    if fetched.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        before = target.with_name(f"{target.name}.before-restore")
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            target.rename(before)
+        _move(fetched, target)
+        shutil.rmtree(before, ignore_errors=True)
+    directory.mark(f"placed-{fetched.name}")
+
+
+def _move(source: Path, target: Path) -> None:
+    """Into place with one rename, from another file system too."""
+    if source.stat().st_dev == target.parent.stat().st_dev:
+        source.rename(target)
+        return
+    beside = target.with_name(f".{target.name}.restoring")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(source, beside, symlinks=True)
+    for folder, folders, files in os.walk(source):
+        for name in [".", *folders, *files]:
+            owner = os.lstat(os.path.join(folder, name))
+            copied = beside / Path(folder).relative_to(source) / name
+            os.chown(copied, owner.st_uid, owner.st_gid, follow_symlinks=False)
+    beside.rename(target)
+    shutil.rmtree(source)

@@ -1,0 +1,241 @@
+"""Choosing, judging and fetching a backup."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.n8n_platform import backup_manifest, recovery, recovery_fetch
+from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup_manifest import Set, seal
+from ansible.module_utils.n8n_platform.recovery import RecoveryError, Wanted, choose, parse_time, problems
+from ansible.module_utils.n8n_platform.secrets import fingerprint
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
+KEY = "k" * 48
+DUMP = b"rdb"
+
+
+def manifest(run: str = "20261122T020000Z", **changes: Any) -> dict[str, Any]:
+    day = f"{run[:4]}-{run[4:6]}-{run[6:8]}"
+    items = [
+        {"name": "redis-queue", "kind": "redis_rdb", "file": "redis-queue.rdb", "bytes": len(DUMP)},
+        {"name": "n8n-home", "kind": "directory", "path": "/src/volumes/n8n-home", "bytes": 10},
+    ]
+    items[0]["sha256"] = hashlib.sha256(DUMP).hexdigest()
+    made = {
+        "version": 1,
+        "run": run,
+        "environment": "production",
+        "started": f"{day}T02:00:00+00:00",
+        "finished": f"{day}T02:10:00+00:00",
+        "items": items,
+        "restic": {"local": "abc", "s3": None},
+        "versions": {"n8n": "2.41.1", "postgres": "17.6"},
+        "fingerprints": {"n8n_encryption_key": fingerprint(KEY)},
+    }
+    return seal({**made, **changes})
+
+
+def found(*runs: str, broken: str = "") -> list[Set]:
+    sets = [Set(run, manifest(run)) for run in runs]
+    return sets + ([Set(broken, None, "the manifest is damaged")] if broken else [])
+
+
+WANTED = Wanted("production", n8n="2.41.1", postgres="17")
+
+
+def test_the_newest_whole_backup_is_chosen_and_a_broken_newer_one_is_named() -> None:
+    sets = found("20261120T020000Z", "20261121T020000Z", broken="20261122T020000Z")
+    chosen, passed = choose(sets, WANTED)
+    assert chosen["run"] == "20261121T020000Z"
+    assert passed == ["20261122T020000Z: the manifest is damaged"]
+
+
+def test_for_a_point_in_time_the_last_backup_before_it_is_chosen() -> None:
+    sets = found("20261120T020000Z", "20261121T020000Z")
+    moment = datetime(2026, 11, 21, 2, 5, tzinfo=timezone.utc)
+    assert choose(sets, Wanted("production", time=moment))[0]["run"] == "20261120T020000Z"
+
+
+@pytest.mark.parametrize(
+    ("sets", "wanted", "says"),
+    [
+        ([], WANTED, "no complete backup of production"),
+        (found(broken="20261122T020000Z"), WANTED, "damaged or incomplete: 20261122T020000Z"),
+        (found("20261120T020000Z"), Wanted("production", run="20261101T020000Z"), "no run 20261101T020000Z"),
+        (found(broken="20261122T020000Z"), Wanted("production", run="20261122T020000Z"), "is no backup"),
+        (
+            found("20261122T020000Z"),
+            Wanted("production", time=NOW.replace(hour=1)),
+            "before the end of the first",
+        ),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(sets: list[Set], wanted: Wanted, says: str) -> None:
+    with pytest.raises(RecoveryError, match=says):
+        choose(sets, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"fingerprints": {"n8n_encryption_key": fingerprint("another")}}, "needs another key"),
+        ({"fingerprints": {}}, "needs another key"),
+        ({"environment": "staging"}, "is of staging"),
+        ({"versions": {"n8n": "2.41.1", "postgres": "16.9"}}, "major version 16.9"),
+        ({"versions": {"n8n": "2.42.0", "postgres": "17.6"}}, "older 2.41.1 cannot read"),
+    ],
+)
+def test_a_backup_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    (tmp_path / "key").write_text(KEY)
+    (problem,) = problems(manifest(**changes), WANTED, tmp_path / "key")
+    assert says in problem
+
+
+def test_a_backup_that_fits_is_not(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(KEY)
+    older = {"n8n": "2.9.0", "postgres": "17.0"}
+    assert problems(manifest(), WANTED, tmp_path / "key") == []
+    assert problems(manifest(versions=older), WANTED, tmp_path / "key") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("yesterday", "is not a time"),
+        ("2026-11-22T10:00:00", "has no zone"),
+        ("2026-11-22T12:00:01Z", "has not come yet"),
+    ],
+)
+def test_a_time_that_means_nothing_is_refused(text: str, says: str) -> None:
+    with pytest.raises(RecoveryError, match=says):
+        parse_time(text, NOW)
+
+
+def test_a_time_is_taken_with_its_offset() -> None:
+    assert parse_time("2026-11-22T12:00:00+02:00", NOW) == NOW.replace(hour=10)
+    assert parse_time("", NOW) is None
+
+
+class FakeRestic:
+    """A repository whose one snapshot holds the run's files; `content` is the dump's."""
+
+    repository = "local"
+
+    def __init__(self, content: bytes = DUMP) -> None:
+        self.content = content
+        self.restored = 0
+
+    def restore(self, snapshot: str, target: Path, limit: float) -> None:
+        assert snapshot == "abc"
+        self.restored += 1
+        (target / "staging").mkdir()
+        (target / "staging/redis-queue.rdb").write_bytes(self.content)
+        (target / "n8n-home/deep").mkdir(parents=True)
+        (target / "n8n-home/deep/file").write_text("content")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> recovery_fetch.Directory:
+    made = recovery_fetch.Directory(tmp_path / "recovery")
+    made.begin(manifest())
+    return made
+
+
+def fetch(directory: recovery_fetch.Directory, restic: Any, made: dict[str, Any] | None = None) -> None:
+    recovery_fetch.fetch(directory, restic, made or manifest(), 60)
+
+
+def test_what_is_fetched_lies_apart_and_is_for_root_only(directory: recovery_fetch.Directory) -> None:
+    fetch(directory, FakeRestic())
+    assert (directory.staging / "redis-queue.rdb").read_bytes() == DUMP
+    assert (directory.directories / "n8n-home/deep/file").read_text() == "content"
+    assert directory.done("fetched") and directory.run() == "20261122T020000Z"
+    assert directory.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_that_differs_from_the_manifest_is_not_kept(directory: recovery_fetch.Directory) -> None:
+    with pytest.raises(RecoveryError, match=r"redis-queue\.rdb differs from its checksum"):
+        fetch(directory, FakeRestic(b"rdB"))
+    assert not directory.staging.exists() and not directory.done("fetched")
+    fetch(directory, FakeRestic())
+    assert directory.done("fetched")
+
+
+def test_a_run_without_a_snapshot_in_the_repository_is_refused(directory: recovery_fetch.Directory) -> None:
+    with pytest.raises(RecoveryError, match="no snapshot in the local"):
+        fetch(directory, FakeRestic(), manifest(restic={"local": None}))
+
+
+def source() -> Definition:
+    roots = {"volumes_root": "/src/volumes", "data_root": "/src", "secrets_root": "/src/secrets"}
+    others = {"state_root": "/src/state", "backup_root": "/b", "project": "p", "timezone": "UTC"}
+    return Definition(
+        {**roots, **others, "environment": "production", "images": {}, "items": [], "retention": {}}
+    )
+
+
+def test_directories_get_to_their_place_in_one_step_and_once(
+    tmp_path: Path, directory: recovery_fetch.Directory
+) -> None:
+    volumes = tmp_path / "here/volumes"
+    (volumes / "n8n-home").mkdir(parents=True)
+    (volumes / "n8n-home/old").write_text("old")
+    fetch(directory, FakeRestic())
+    places = recovery_fetch.places(directory, source(), volumes, tmp_path / "here")
+    assert places == {directory.directories / "n8n-home": volumes / "n8n-home"}
+    for fetched, target in places.items():
+        recovery_fetch.place(directory, fetched, target)
+    assert (volumes / "n8n-home/deep/file").read_text() == "content"
+    assert sorted(os.listdir(volumes)) == ["n8n-home"] and not (volumes / "n8n-home/old").exists()
+    assert recovery_fetch.places(directory, source(), volumes, tmp_path / "here") == {}
+
+
+def test_a_kill_between_the_renames_is_made_good(tmp_path: Path, directory: recovery_fetch.Directory) -> None:
+    """The fetched directory is in place, the mark is not there, and what was before still is."""
+    fetch(directory, FakeRestic())
+    target = tmp_path / "volumes/n8n-home"
+    target.parent.mkdir()
+    (directory.directories / "n8n-home").rename(target)
+    recovery_fetch.place(directory, directory.directories / "n8n-home", target)
+    assert (target / "deep/file").exists() and directory.done("placed-n8n-home")
+
+
+def test_a_directory_from_elsewhere_has_no_place(tmp_path: Path) -> None:
+    item = {"name": "etc", "path": "/etc/n8n"}
+    with pytest.raises(RecoveryError, match="/etc/n8n lies below none"):
+        recovery.target_of(item, source(), tmp_path, tmp_path)
+
+
+def test_room_is_asked_for_before(tmp_path: Path) -> None:
+    huge = manifest(items=[{"name": "db", "kind": "pgbackrest", "bytes": 1 << 60}])
+    with pytest.raises(RecoveryError, match="GB are free"):
+        recovery_fetch.check_room(huge, tmp_path / "not/there/yet")
+    recovery_fetch.check_room(manifest(), tmp_path)
+
+
+def test_keys_of_a_running_source_are_copied_for_root_only(
+    tmp_path: Path, directory: recovery_fetch.Directory
+) -> None:
+    roots = {name: str(tmp_path / name) for name in ("data_root", "state_root", "secrets_root")}
+    (tmp_path / "secrets_root/n8n-main").mkdir(parents=True)
+    (tmp_path / "secrets_root/n8n-main/n8n_encryption_key").write_text(KEY)
+    with pytest.raises(RecoveryError, match="backup_restic_password"):
+        directory.take_keys(roots)
+    (tmp_path / "secrets_root/host").mkdir()
+    (tmp_path / "secrets_root/host/backup_restic_password").write_text("p")
+    assert directory.take_keys(roots) == ["backup_restic_password"]
+    assert (directory.keys / "n8n_encryption_key").stat().st_mode & 0o777 == 0o400
+
+
+def test_a_changed_manifest_of_the_recovery_is_noticed(directory: recovery_fetch.Directory) -> None:
+    path = directory.path / backup_manifest.NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "run": "20261101T020000Z"}))
+    with pytest.raises(backup_manifest.ManifestError, match="checksum does not fit"):
+        directory.run()
