@@ -21,11 +21,21 @@ options:
       - V(present) makes what is missing.
       - V(bundled) writes all images to O(bundle_file) and a manifest with checksums beside it.
       - V(published) pushes the built images that O(registry) lacks.
-      - V(pruned) removes images of the platform that are not among the O(keep) newest of their name and that no
-        container uses.
+      - V(pruned) removes images of the platform that are not among the O(keep) newest of their name and that neither
+        a container uses nor a release or the inventory of any environment of this host names.
     type: str
     choices: [present, bundled, published, pruned]
     default: present
+  environment:
+    description:
+      - Environment that needs the images. O(state=present) notes it below O(cache_root), so that they stay when another
+        environment prunes, and installs the program that the schedule calls for that.
+    type: str
+    required: true
+  releases_root:
+    description: Folder of the environment's releases, which name images, too.
+    type: path
+    required: true
   source:
     description:
       - V(packages) builds all images of O(images).
@@ -103,7 +113,7 @@ options:
     description: The bundle, on the target; its manifest lies beside it with C(.json) added to the name.
     type: path
   keep:
-    description: How many images of each name O(state=pruned) keeps, the current one among them.
+    description: How many of the newest images of each name O(state=pruned) keeps in any case.
     type: int
     default: 2
   minimum_free_gb:
@@ -145,6 +155,8 @@ author: n8n platform maintainers
 EXAMPLES = r"""
 - name: build | Build missing images
   platform_images:
+    environment: local
+    releases_root: /var/lib/n8n-platform/local/releases
     images:
       - {name: base, rootfs: {packages: [ca-certificates, curl]}}
       - {name: redis, base: base, args: {REDIS_MAJOR: "8"}}
@@ -193,20 +205,18 @@ ansible_facts:
   type: dict
 """
 
-import fcntl
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform import images as model
 from ansible.module_utils.n8n_platform import images_bundle as bundles
+from ansible.module_utils.n8n_platform import images_prune
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
 from ansible.module_utils.n8n_platform.images_build import Builder, Settings
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
+from ansible.module_utils.n8n_platform.images_notes import Notes
+from ansible.module_utils.n8n_platform.images_prune import PruneError
 from ansible.module_utils.n8n_platform.images_registry import published, push, unpublished
 from ansible.module_utils.n8n_platform.images_source import Choice, choose, offer
 
@@ -222,10 +232,15 @@ def build_spec() -> dict[str, Any]:
         "rootfs": {"type": "dict", "default": {}},
     }
     text = {"type": "str", "default": ""}
-    states = ["present", "bundled", "published", "pruned"]
+    states, sources = (
+        ["present", "bundled", "published", "pruned"],
+        ["auto", "upstream", "packages", "bundle"],
+    )
     return {
         "state": {"type": "str", "choices": states, "default": "present"},
-        "source": {"type": "str", "choices": ["auto", "upstream", "packages", "bundle"], "default": "auto"},
+        "environment": {"type": "str", "required": True},
+        "releases_root": {"type": "path", "required": True},
+        "source": {"type": "str", "choices": sources, "default": "auto"},
         "images": {"type": "list", "elements": "dict", "required": True, "options": image},
         "upstream": {"type": "list", "elements": "dict", "default": [], "options": image},
         "contexts": {"type": "path", "required": True},
@@ -257,6 +272,8 @@ class Manager:
         settings = Settings(**{**given, "contexts": Path(params["contexts"]), "work": self.work})
         self.builder = Builder(settings, self.engine, self.runner)
         self.choice = self._choose()
+        names = (params["environment"], params["releases_root"], Path(params["contexts"]).name)
+        self.notes = Notes(self.work, *names, list(self.choice.refs.values()))
 
     def plan(self) -> list[str]:
         """Names of the images that the engine lacks; refuses what could not be made."""
@@ -264,10 +281,8 @@ class Manager:
         if missing:
             free = self.engine.free_gb()
             if free < self.params["minimum_free_gb"]:
-                raise ImagesError(
-                    f"{free} GB free where the engine keeps its images, "
-                    f"{self.params['minimum_free_gb']} needed (container_images_minimum_free_gb)"
-                )
+                wanted = f"{self.params['minimum_free_gb']} needed (container_images_minimum_free_gb)"
+                raise ImagesError(f"{free} GB free where the engine keeps its images, {wanted}")
             if self.choice.source == "bundle":
                 bundles.check_holds(self._bundle_file(), {name: self.choice.refs[name] for name in missing})
             else:
@@ -282,9 +297,13 @@ class Manager:
             [image for image in self.choice.images if image.name in missing], self.choice.refs, self.engine
         )
 
-    def apply(self) -> list[str]:
-        """Make what is missing once no other run makes images on this host; returns the names."""
-        with self._alone():
+    def apply(self, unknown: list[Path]) -> list[str]:
+        """Make what is missing once no other run makes images on this host; returns the names.
+
+        unknown: notes to be written. They come first: from then on nobody prunes what is about to be made.
+        """
+        with images_prune.alone(self.work):
+            self.notes.write(unknown)
             missing = self.plan()
             if missing and self.choice.source == "bundle":
                 bundles.load(self._bundle_file(), self.runner)
@@ -300,7 +319,7 @@ class Manager:
         if bundles.is_current(file, self.choice.refs):
             return False
         if not check_mode:
-            with self._alone():
+            with images_prune.alone(self.work):
                 bundles.save(file, self.choice.source, self.choice.refs, self.runner)
         return True
 
@@ -308,7 +327,7 @@ class Manager:
         """Push what the registry lacks; the names of those that go (or would go) there."""
         names = unpublished(self.choice.images, self.choice.refs, self.engine)
         if names and not check_mode:
-            with self._alone():
+            with images_prune.alone(self.work):
                 for image in self.choice.images:
                     if image.name in names:
                         push(image, self.choice.refs[image.name], self.engine, self.runner)
@@ -316,20 +335,12 @@ class Manager:
 
     def prune(self, check_mode: bool) -> list[str]:
         """Remove old images; the references that go (or would go)."""
-        old = model.outdated(
-            self.engine.tagged({ref.rpartition(":")[0] for ref in self.choice.refs.values()}),
-            set(self.choice.refs.values()),
-            self.engine.used(),
-            self.params["keep"],
-        )
-        if not check_mode:
-            with self._alone():
-                for ref in old:
-                    self.engine.untag(ref)
-                for folder in (self.work / "contexts").glob("*"):
-                    if folder.name != Path(self.params["contexts"]).name:
-                        shutil.rmtree(folder, ignore_errors=True)
-        return old
+        pruner = images_prune.Pruner(self.work, self.params["keep"], images_prune.Engine())
+        with images_prune.alone(self.work):
+            refs, contexts = pruner.plan()
+            if not check_mode:
+                pruner.apply(refs, contexts)
+        return refs
 
     def _choose(self) -> Choice:
         packages = offer("packages", self.params["images"], self.params)
@@ -341,13 +352,6 @@ class Manager:
         if not self.params["bundle_file"]:
             raise ImagesError("container_images_bundle_file is not set")
         return Path(self.params["bundle_file"])
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        self.work.mkdir(parents=True, exist_ok=True)
-        with (self.work / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
 
 
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
@@ -367,18 +371,15 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         pushed = manager.publish(check_mode)
         return {**result, "changed": bool(pushed), "built": pushed}
     if params["state"] == "pruned":
-        removed = manager.prune(check_mode)
-        return {
-            **result,
-            "changed": bool(removed),
-            "removed": removed,
-            "diff": {"before": _lines(removed), "after": ""},
-        }
-    missing = manager.plan()
+        gone = manager.prune(check_mode)
+        diff = {"before": _lines(gone), "after": ""}
+        return {**result, "changed": bool(gone), "removed": gone, "diff": diff}
+    missing, unknown = manager.plan(), manager.notes.plan()
+    changed = bool(missing or unknown)
     result["bootstraps"] = any(image.rootfs for image in manager.sources(missing))
-    result["built"] = manager.apply() if missing and not check_mode else []
-    comes = _lines([manager.choice.refs[name] for name in missing])
-    return {**result, "changed": bool(missing), "missing": missing, "diff": {"before": "", "after": comes}}
+    result["built"] = manager.apply(unknown) if changed and not check_mode else []
+    comes = _lines([*(manager.choice.refs[name] for name in missing), *map(str, unknown)])
+    return {**result, "changed": changed, "missing": missing, "diff": {"before": "", "after": comes}}
 
 
 def _lines(refs: list[str]) -> str:
@@ -389,7 +390,7 @@ def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     try:
         result = run(module.params, module.check_mode)
-    except (ImagesError, OSError) as error:
+    except (ImagesError, PruneError, OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(**result)
 

@@ -141,21 +141,6 @@ def bake_file(
     return {"group": {"default": {"targets": list(targets)}}, "target": targets}
 
 
-def outdated(tagged: list[dict[str, Any]], current: set[str], used: set[str], keep: int) -> list[str]:
-    """References that may go: neither current nor used by a container, nor among the `keep` newest of their name.
-
-    tagged: `{ref, created}`, newest first. The current one counts as the newest whatever its age.
-    """
-    kept: dict[str, int] = {}
-    old = []
-    for entry in sorted(tagged, key=lambda entry: entry["ref"] not in current):
-        name = entry["ref"].rpartition(":")[0]
-        kept[name] = kept.get(name, 0) + 1
-        if entry["ref"] not in current | used and kept[name] > keep:
-            old.append(entry["ref"])
-    return old
-
-
 class BakeProgress:
     """Turns lines of `docker buildx bake --progress=plain` into progress lines.
 

@@ -8,7 +8,6 @@ import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from ansible.module_utils.n8n_platform.http import HttpError, JsonClient, Response
@@ -73,19 +72,6 @@ class ImageEngine:
             problem = error.message if error.status else f"no answer within {timeout:.0f} s"
             raise ImagesError(f"container_images_registry: {ref}: {problem}") from None
         return str(answer.json["Descriptor"]["digest"]) if answer.status == 200 else ""
-
-    def tagged(self, names: set[str]) -> list[dict[str, Any]]:
-        """All tags of these names, newest first: `{ref, created}`."""
-        found = []
-        for image in self._request("GET", "/images/json").json:
-            for ref in image.get("RepoTags") or []:
-                if ref.rpartition(":")[0] in names:
-                    found.append({"ref": ref, "created": image["Created"]})
-        return sorted(found, key=lambda entry: (entry["created"], entry["ref"]), reverse=True)
-
-    def used(self) -> set[str]:
-        """References that containers were made from, running or not."""
-        return {container["Image"] for container in self._request("GET", "/containers/json?all=true").json}
 
     def free_gb(self) -> int:
         """Free space where the engine keeps its images, or will."""

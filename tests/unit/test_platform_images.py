@@ -1,12 +1,21 @@
 """Tags from inputs, the bake file, and what of the host's package clients a build gets to see."""
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from ansible.module_utils.n8n_platform import images, images_bundle, images_clients, images_source
+from ansible.module_utils.n8n_platform import (
+    images,
+    images_bundle,
+    images_clients,
+    images_notes,
+    images_prune,
+    images_source,
+)
 from ansible.module_utils.n8n_platform.images import Image, ImagesError
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
 
@@ -234,16 +243,53 @@ def test_a_long_step_is_named_again_after_a_silence():
 
 
 class TestPrune:
-    def test_the_newest_stay_with_the_current_one_counted_first(self):
-        tagged = [{"ref": f"n8n-platform/{name}"} for name in ("a:4", "a:3", "b:1", "a:2", "a:1")]
-        assert images.outdated(tagged, {"n8n-platform/a:4"}, set(), 2) == [
-            "n8n-platform/a:2",
-            "n8n-platform/a:1",
+    def images(self, *refs):
+        """The newest first."""
+        return [
+            images_prune.Image(f"n8n-platform/{ref}", f"sha256:{ref}", str(9 - age))
+            for age, ref in enumerate(refs)
         ]
 
-    def test_a_current_one_that_is_old_and_what_containers_use_stay(self):
-        tagged = [{"ref": f"n8n-platform/{name}"} for name in ("a:4", "a:3", "a:2", "a:1")]
-        assert images.outdated(tagged, {"n8n-platform/a:2"}, {"n8n-platform/a:1"}, 2) == ["n8n-platform/a:3"]
+    def removable(self, refs, wanted=(), used=(), keep=2, names=("a", "b")):
+        needed = images_prune.Needed(
+            {f"n8n-platform/{ref}" for ref in wanted}, {f"n8n-platform/{n}" for n in names}
+        )
+        found = images_prune.removable(self.images(*refs), set(used), needed, keep)
+        return [ref.removeprefix("n8n-platform/") for ref in found]
+
+    def test_the_newest_of_each_name_stay(self):
+        assert self.removable(("a:4", "a:3", "b:1", "a:2", "a:1")) == ["a:2", "a:1"]
+        assert self.removable(("a:4", "b:1", "a:3"), keep=0) == ["a:3"]
+
+    def test_what_is_wanted_or_used_stays_however_old(self):
+        refs = ("a:5", "a:4", "a:3", "a:2", "a:1")
+        used = ("n8n-platform/a:1", "sha256:a:3")
+        assert self.removable(refs, wanted=["a:2"], used=used, keep=1) == ["a:4"]
+
+    def test_names_that_no_environment_knows_are_left_alone(self):
+        assert self.removable(("a:2", "c:2", "a:1", "c:1"), keep=1) == ["a:1"]
+
+    def test_a_damaged_note_is_named_and_stops_everything(self, tmp_path):
+        (tmp_path / "environments").mkdir()
+        (tmp_path / "environments/staging.json").write_text("{")
+        with pytest.raises(ValueError, match=r"staging\.json is damaged: run site\.yml for staging"):
+            images_prune.needed(tmp_path)
+
+    def test_a_note_is_written_once_and_read_back(self, tmp_path):
+        releases = tmp_path / "releases/1"
+        releases.mkdir(parents=True)
+        (releases / "compose.yaml").write_text("image: n8n-platform/a:1\nimage: n8n-platform/b:2\n")
+        names = ("test", str(tmp_path / "releases"), "0123")
+        notes = images_notes.Notes(tmp_path / "images", *names, ["n8n-platform/a:2"])
+        assert len(notes.plan()) == 2
+        notes.write(notes.plan())
+        assert notes.plan() == []
+        found = images_prune.needed(tmp_path / "images")
+        assert found.refs == {"n8n-platform/a:1", "n8n-platform/a:2", "n8n-platform/b:2"}
+        assert (found.names, found.contexts) == ({"n8n-platform/a"}, {"0123"})
+        program = tmp_path / "images/platform-prune-images"
+        done = subprocess.run([sys.executable, program, "--help"], capture_output=True, text=True, check=True)
+        assert "--list" in done.stdout
 
 
 class FakeEngine:

@@ -1,0 +1,158 @@
+"""Old images go by themselves, and never one that an environment of the host may need: shown with real images."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.support.deployment import ROOT, Deployment
+
+PROGRAM = ROOT / "module_utils/n8n_platform/images_prune.py"
+# Repositories that no deployment has.
+WEB, CACHE, FOREIGN = (f"n8n-platform/prune-test-{name}" for name in ("web", "cache", "foreign"))
+
+MakeImage = Callable[[str, int], str]
+
+
+def archive(ref: str, year: int) -> bytes:
+    """What `docker load` takes: an image of one small file, made on the first day of a year."""
+
+    def packed(files: dict[str, bytes]) -> bytes:
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name, content in files.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+        return buffer.getvalue()
+
+    layer = packed({"made-for": ref.encode()})
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": f"{year}-01-01T00:00:00Z",
+        "config": {"Cmd": ["/made-for"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [ref], "Layers": ["layer.tar"]}]
+    texts = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    return packed({**texts, "layer.tar": layer})
+
+
+@pytest.fixture
+def make_image(engine: docker.DockerClient) -> Iterator[MakeImage]:
+    def make(ref: str, year: int) -> str:
+        engine.images.load(archive(ref, year))
+        made.append(ref)
+        return ref
+
+    made: list[str] = []
+    yield make
+    for ref in made:
+        if engine.images.list(ref):
+            engine.images.remove(ref, force=True)
+
+
+def there(engine: docker.DockerClient) -> set[str]:
+    """Versions of the test's images, `web:1`."""
+    tags = {tag for image in engine.images.list() for tag in image.tags}
+    return {tag.removeprefix("n8n-platform/prune-test-") for tag in tags if "/prune-test-" in tag}
+
+
+def note(folder: Path, environment: str, refs: list[str], releases: list[str]) -> Path:
+    """An environment as it notes itself, with one release for each of the references in `releases`."""
+    root = folder / "data" / environment / "releases"
+    for number, ref in enumerate(releases):
+        (root / f"{number:016x}").mkdir(parents=True)
+        (root / f"{number:016x}" / "compose.yaml").write_text(f'services:\n  web:\n    image: "{ref}"\n')
+    path = folder / "environments" / f"{environment}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"releases": str(root), "refs": refs, "contexts": f"of-{environment}"}))
+    (folder / "contexts" / f"of-{environment}").mkdir(parents=True)
+    return path
+
+
+def prune(folder: Path, *arguments: str) -> list[str]:
+    """What went. Runs the program as the schedule does."""
+    command = [sys.executable, str(PROGRAM), str(folder), "--keep=1", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_only_what_no_environment_and_no_container_needs_goes(
+    engine: docker.DockerClient, make_image: MakeImage, tmp_path: Path
+) -> None:
+    web = {year: make_image(f"{WEB}:{year}", year) for year in range(2001, 2012)}
+    cache = make_image(f"{CACHE}:2001", 2001)
+    for year in (2001, 2002):
+        make_image(f"{FOREIGN}:{year}", year)
+    note(tmp_path, "staging", [web[2003], cache], releases=[web[2001]])
+    # Of production there runs nothing; its last five releases can still be gone back to.
+    production = note(tmp_path, "production", [web[2009]], releases=[web[y] for y in range(2004, 2009)])
+    (tmp_path / "contexts/of-a-former-checkout").mkdir()
+    container = engine.containers.create(web[2002])
+    try:
+        everything = there(engine)
+        listed = prune(tmp_path, "--list")
+        assert listed == [web[2010], str(tmp_path / "contexts/of-a-former-checkout")]
+        assert there(engine) == everything, "--list removes nothing"
+        assert prune(tmp_path) == listed
+        assert there(engine) == everything - {"web:2010"}
+        assert sorted(path.name for path in (tmp_path / "contexts").iterdir()) == [
+            "of-production",
+            "of-staging",
+        ]
+        assert prune(tmp_path) == []
+    finally:
+        container.remove()
+    # Production has been destroyed with its data; its newest image stays as the newest of its name.
+    production.unlink()
+    assert set(prune(tmp_path)) == {
+        *(web[year] for year in (2002, 2004, 2005, 2006, 2007, 2008, 2009)),
+        str(tmp_path / "contexts/of-production"),
+    }
+    assert there(engine) == {"web:2001", "web:2003", "web:2011", "cache:2001", "foreign:2001", "foreign:2002"}
+
+
+def test_without_a_note_nothing_goes(
+    engine: docker.DockerClient, make_image: MakeImage, tmp_path: Path
+) -> None:
+    for year in (2001, 2002, 2003):
+        make_image(f"{WEB}:{year}", year)
+    (tmp_path / "contexts/of-somebody").mkdir(parents=True)
+    assert prune(tmp_path) == []
+    assert there(engine) == {"web:2001", "web:2002", "web:2003"}
+    assert (tmp_path / "contexts/of-somebody").is_dir()
+
+
+def test_the_schedule_and_the_command_would_remove_the_same(
+    core: Deployment, engine: docker.DockerClient, make_image: MakeImage
+) -> None:
+    """Older than what any deployment has; nothing of this machine is removed, since both only list."""
+    old = make_image("n8n-platform/redis:made-in-1999", 1999)
+    before = core.fingerprint()
+    jobs = json.loads((core.data_root / "state/schedule.json").read_text(encoding="utf-8"))["jobs"]
+    command = next(job["command"] for job in jobs if job["name"] == "prune-images")
+    done = subprocess.run([*command, "--list"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    run = core.run("prune", check=True)
+    assert run.rc == 0, run.failures()
+    (result,) = [e["event_data"]["res"] for e in run.events if "removed" in str(e["event_data"].get("res"))]
+    assert set(result["removed"]) == {line for line in done.stdout.split() if not line.startswith("/")}
+    # The two newest of a name stay: there may be no more than the deployment's own beside this one.
+    redis = [tag for image in engine.images.list("n8n-platform/redis") for tag in image.tags]
+    assert (old in result["removed"]) == (len(redis) > 2)
+    needed = {container.attrs["Config"]["Image"] for container in core.containers().values()}
+    assert not needed & set(result["removed"])
+    assert core.fingerprint() == before
