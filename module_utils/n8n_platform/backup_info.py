@@ -1,0 +1,125 @@
+"""What there is to restore from, how old it is, and what somebody should look at; reads files of this host only."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from ansible.module_utils.n8n_platform import backup_manifest as manifests
+from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup_manifest import Set
+from ansible.module_utils.n8n_platform.backup_retention import missed
+from ansible.module_utils.n8n_platform.backup_state import State
+
+
+def describe(definition: Definition, now: datetime) -> dict[str, Any]:
+    """{environment, sets, newest, window, offsite, last_run, last_verified, last_drill, problems, warnings}."""
+    state = State(definition.state_root)
+    sets = manifests.local_sets(definition.runs)
+    good = [one for one in sets if one.good]
+    newest = good[-1] if good else None
+    return {
+        "environment": definition.environment,
+        "sets": [_set(one, now) for one in reversed(sets)],
+        "newest": {"run": newest.run, "age_seconds": _seconds(now - newest.started)} if newest else None,
+        "window": {"local": {"from": good[0].started.isoformat(), "to": now.isoformat()}} if good else {},
+        "offsite": offsite(definition, good),
+        "last_run": state.values.get("last_run"),
+        "last_verified": state.values.get("verified"),
+        "last_drill": state.values.get("drill"),
+        "problems": problems(definition, state, sets, now),
+        "warnings": warnings(definition),
+    }
+
+
+def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
+    """What `verify` fails on."""
+    maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
+    since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
+    found = [text] if (text := missed(now, sets, since, maximum)) else []
+    found += [f"set {one.run}: {one.problem}" for one in sets if not one.good]
+    verified = state.values.get("verified") or {}
+    if verified.get("ok") is False:
+        found.append(f"the last verification found damage: {'; '.join(verified['problems'])[:500]}")
+    drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
+    if drill_days:
+        found += _drill(state, since, now, drill_days)
+    return found
+
+
+def warnings(definition: Definition) -> list[str]:
+    bundle = definition.values.get("bundle") or {}
+    found = []
+    if (state := offsite(definition, [])["state"]) != "off-site":
+        found.append(f"off-site: none{' (the store is on this host)' if state == 'local-store' else ''}")
+    if not bundle.get("recipients"):
+        found.append(
+            "key bundle: none (backup_bundle_recipients is empty): without this host's disk no backup opens"
+        )
+    return found
+
+
+def offsite(definition: Definition, good: list[Set]) -> dict[str, Any]:
+    """{state: none|local-store|off-site, newest: run or null}: a store on the same host is no off-site copy."""
+    settings = definition.values.get("offsite") or {}
+    copied = [one.run for one in good if one.manifest and one.manifest["locations"]["s3"]]
+    state = "local-store" if definition.s3 else "none"
+    if definition.s3 and settings.get("external"):
+        here = not settings.get("same_host") and is_this_host(
+            urlsplit(definition.s3["endpoint"]).hostname or ""
+        )
+        state = "local-store" if here else "off-site"
+    return {"state": state, "newest": copied[-1] if copied else None}
+
+
+def is_this_host(name: str) -> bool:
+    """Whether one of the name's addresses is ours: only those can be bound. An unknown name is somebody else's."""
+    try:
+        addresses = {(entry[0], entry[4][0]) for entry in socket.getaddrinfo(name, None)}
+    except OSError:
+        return False
+    for family, address in addresses:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind((address, 0))
+            except OSError:
+                continue
+            return True
+    return False
+
+
+def _drill(state: State, since: datetime, now: datetime, days: float) -> list[str]:
+    drill = state.values.get("drill") or {}
+    if drill.get("ok") is False:
+        return [f"the last restore drill failed: {drill.get('problem', '')}"]
+    last = datetime.fromisoformat(drill["finished"]) if drill.get("finished") else since
+    age = (now - last).total_seconds() / 86400
+    if age <= days:
+        return []
+    return [f"the last restore drill is {age:.1f} days old, backup_drill_maximum_age_days is {days:g}"]
+
+
+def _set(one: Set, now: datetime) -> dict[str, Any]:
+    if one.manifest is None:
+        return {
+            "run": one.run,
+            "good": False,
+            "problem": one.problem,
+            "age_seconds": _seconds(now - one.started),
+        }
+    return {
+        "run": one.run,
+        "good": True,
+        "type": one.manifest["type"],
+        "age_seconds": _seconds(now - one.started),
+        "bytes": sum(item.get("bytes") or 0 for item in one.manifest["items"]),
+        "items": [item["name"] for item in one.manifest["items"]],
+        "repositories": [name for name in ("local", "s3") if one.manifest["locations"][name]],
+        "problems": one.manifest["problems"],
+    }
+
+
+def _seconds(age: timedelta) -> int:
+    return int(age.total_seconds())

@@ -1,0 +1,269 @@
+"""What an operator, the schedule and playbooks ask for: run, prune, verify; each locked, logged and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from ansible.module_utils.n8n_platform import backup_manifest as manifests
+from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
+from ansible.module_utils.n8n_platform.backup_info import problems as known_problems
+from ansible.module_utils.n8n_platform.backup_lock import backup_lock
+from ansible.module_utils.n8n_platform.backup_notify import notify
+from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
+from ansible.module_utils.n8n_platform.backup_retention import due_type, missed
+from ansible.module_utils.n8n_platform.backup_run import Outcome, Run, empty, items_sizes
+from ansible.module_utils.n8n_platform.backup_state import Log, State
+from ansible.module_utils.n8n_platform.backup_verify import verify
+from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.http import HttpError
+from ansible.module_utils.n8n_platform.restic import Restic
+
+# Parts into which a verification cuts restic's data: one a week reads all of it in about two months.
+VERIFY_PARTS = 8
+
+
+@dataclass
+class Answer:
+    """What was done: `code` is the command's exit code, `lines` what to tell somebody who watches."""
+
+    code: Exit = Exit.DONE
+    lines: list[str] = field(default_factory=list)
+    manifest: dict[str, Any] | None = None
+    removals: list[Removal] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+class Service:
+    """`now` is fixed at the start, so that one run sees one time. `say` shows progress."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        now: datetime | None = None,
+        say: Callable[[str], None] | None = None,
+        by: str = "",
+        engine: Engine | None = None,
+    ) -> None:
+        self.definition = definition
+        self.now = (now or datetime.now(timezone.utc)).astimezone(timezone.utc).replace(microsecond=0)
+        self.state = State(definition.state_root)
+        self.log = Log(definition.state_root, run_id(self.now))
+        self._say = say or (lambda _text: None)
+        self._by = by
+        # A dump's exec holds its stream open and silent for as long as the tool works.
+        self._engine = engine or Engine(timeout=definition.limit("engine"))
+
+    def context(self, run_type: str) -> Context:
+        good = [one for one in manifests.local_sets(self.definition.runs) if one.good]
+        return Context(
+            definition=self.definition,
+            engine=self._engine,
+            oneshots=OneShots(self._engine, self.definition.environment, "backup"),
+            run_id=run_id(self.now),
+            now=self.now,
+            type=run_type,
+            progress=self._progress,
+            since=good[-1].started.timestamp() if good else 0.0,
+        )
+
+    def due(self) -> str | None:
+        """The type that the calendar owes, None for nothing."""
+        sets = manifests.local_sets(self.definition.runs)
+        return due_type(self.now, sets, self.definition.values.get("calendar") or {}, self.definition.zone)
+
+    def forecast(self, run_type: str) -> dict[str, Any]:
+        """{type, required_bytes, free_bytes} of the run that would be made; {type: None} when none is due."""
+        owed = self.due() if run_type == "auto" else run_type
+        if owed is None:
+            return {"type": None}
+        required, free = Run(self.context(owed)).forecast()
+        return {"type": owed, "required_bytes": required, "free_bytes": free}
+
+    def run(self, run_type: str) -> Answer:
+        """`run_type`: full, diff, incr, or auto: what the calendar owes, if anything."""
+        with self._locked(f"run {run_type}") as crashed:
+            owed = self.due() if run_type == "auto" else run_type
+            if owed is None:
+                return Answer(lines=["nothing is due"])
+            self._tell_of_missed_runs()
+            self.log.write("run started", type=owed, by=self._by)
+            started, context = time.monotonic(), self.context(owed)
+            try:
+                self._clean_up(context, crashed)
+                run = Run(context)
+                try:
+                    outcome = run.execute()
+                finally:
+                    self._measure(run.outcome)
+                return self._completed(context, outcome, started, bool(crashed))
+            except (BackupError, EngineError, HttpError, OSError) as error:
+                raise self._failed(error, owed, started) from error
+            except KeyboardInterrupt:
+                raise self._failed(BackupError("interrupted", Exit.INTERRUPTED), owed, started) from None
+
+    def prune(self, dry_run: bool) -> Answer:
+        with self._locked("prune"):
+            pruner = Prune(self.context("full"))
+            removals = pruner.plan()
+            if not dry_run:
+                pruner.apply(removals, thorough=True)
+                self.log.write("pruned", removed=[removal.line() for removal in removals])
+                self._count(pruner)
+            return Answer(
+                lines=[removal.line() for removal in removals] or ["nothing goes"], removals=removals
+            )
+
+    def verify(self, full: bool) -> Answer:
+        """Everything that was written is read back (restic's data in parts unless `full`), and the age is judged."""
+        with self._locked("verify"):
+            part = int(self.state.values.get("rotation") or 0) % VERIFY_PARTS + 1
+            found = verify(self.context("full"), 1 if full else part, 1 if full else VERIFY_PARTS)
+            finished = datetime.now(timezone.utc).isoformat()
+            self.state.update(
+                verified={"finished": finished, "ok": not found, "problems": found}, rotation=part
+            )
+            sets = manifests.local_sets(self.definition.runs)
+            late = [
+                text
+                for text in known_problems(self.definition, self.state, sets, self.now)
+                if text not in found
+            ]
+            late = [text for text in late if not text.startswith(("the last verification", "set "))]
+            self._write_metrics()
+            self.log.write("verified", level="error" if found or late else "info", damage=found, late=late)
+            code = Exit.DAMAGED if found else (Exit.LATE if late else Exit.DONE)
+            if code:
+                self._notify("backup verification failed", "; ".join(found + late)[:1000])
+            return Answer(code, found + late or ["nothing is damaged"], problems=found + late)
+
+    def initialise(self, dry_run: bool = False) -> list[str]:
+        """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
+        made = []
+        if not dry_run:
+            # Others pass through to what is theirs, but see nothing.
+            self.definition.root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for repository in self.definition.repositories:
+            restic = Restic(self.definition, self.context("full").oneshots, repository)
+            if dry_run and not self.definition.root.exists():
+                made.append(repository)
+            elif not restic.exists():
+                made.append(repository)
+                if not dry_run:
+                    restic.initialise()
+        if not dry_run and "since" not in self.state.values:
+            self.state.since(self.now)
+            self._write_metrics()
+        return made
+
+    def _completed(self, context: Context, outcome: Outcome, started: float, crashed: bool) -> Answer:
+        manifest = outcome.manifest or {}
+        entry = {
+            "run": manifest["run"],
+            "finished": manifest["finished"],
+            "bytes": sum(items_sizes(manifest).values()),
+        }
+        reached = {name: entry for name in ("local", "s3") if manifest["locations"][name]}
+        failed_before = bool((self.state.values.get("last_run") or {}).get("code"))
+        self.state.update(
+            success={**(self.state.values.get("success") or {}), **reached}, sizes=items_sizes(manifest)
+        )
+        code, lines = outcome.code, [f"{manifest['run']} ({manifest['type']}): {', '.join(reached)}"]
+        if context.type != "incr" or crashed or failed_before:
+            try:
+                pruner = Prune(context)
+                removals = pruner.plan()
+                pruner.apply(removals, thorough=crashed or failed_before)
+                self._count(pruner)
+                lines += [f"removed {removal.line()}" for removal in removals]
+            except (BackupError, EngineError, HttpError, OSError) as error:
+                outcome.problems.append(f"prune: {error}")
+                code = code or Exit.NOT_PRUNED
+        self._record(context.type, started, code, "; ".join(outcome.problems))
+        self.log.write(
+            "run finished", level="error" if code else "info", code=int(code), problems=outcome.problems
+        )
+        if code:
+            self._notify(
+                "backup incomplete", "; ".join(outcome.problems), run=manifest["run"], code=int(code)
+            )
+        return Answer(code, lines + outcome.problems, outcome.manifest, problems=outcome.problems)
+
+    def _failed(self, error: Exception, run_type: str, started: float) -> BackupError:
+        code = error.code if isinstance(error, BackupError) else Exit.FAILED
+        self._record(run_type, started, code, str(error))
+        self.log.write("run failed", level="error", code=int(code), problem=str(error))
+        self._notify("backup failed", str(error), run=run_id(self.now), code=int(code))
+        return error if isinstance(error, BackupError) else BackupError(str(error))
+
+    def _clean_up(self, context: Context, crashed: dict[str, Any] | None) -> None:
+        """What a killed run has left: containers, staging, locks in the repositories."""
+        left = context.oneshots.remove_left_over()
+        if not (crashed or left):
+            return
+        self.log.write("cleaning up after a killed run", level="warning", former=crashed, containers=left)
+        empty(self.definition.staging)
+        for repository in self.definition.repositories:
+            restic = Restic(self.definition, context.oneshots, repository)
+            try:
+                restic.unlock()
+            except BackupError as error:
+                self.log.write("unlock failed", level="warning", repository=repository, problem=str(error))
+
+    def _tell_of_missed_runs(self) -> None:
+        """The run that comes after a gap says that there was one."""
+        maximum = timedelta(hours=float(self.definition.values.get("maximum_age_hours") or 26))
+        sets = manifests.local_sets(self.definition.runs)
+        if words := missed(self.now, sets, self.state.since(self.now), maximum):
+            self.log.write("runs were missed", level="error", problem=words)
+            self._notify("backups were missed", words)
+
+    def _record(self, run_type: str, started: float, code: Exit, problem: str) -> None:
+        run = {
+            "run": run_id(self.now),
+            "type": run_type,
+            "started": self.now.isoformat(),
+            "finished": datetime.now(timezone.utc).isoformat(),
+            "seconds": round(time.monotonic() - started, 1),
+            "code": int(code),
+            "problem": problem,
+        }
+        self.state.update(last_run=run)
+        self._write_metrics()
+
+    def _measure(self, outcome: Outcome) -> None:
+        self.state.update(
+            durations=outcome.durations, required_bytes=outcome.required, free_bytes=outcome.free
+        )
+
+    def _count(self, pruner: Prune) -> None:
+        kept = {
+            name: [one for one in sets if one.good and one.run in pruner.plans[name].keep]
+            for name, sets in pruner.sets.items()
+        }
+        self.state.update(
+            sets={name: len(sets) for name, sets in kept.items()},
+            window={name: sets[0].started.isoformat() for name, sets in kept.items() if sets},
+        )
+        self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        self.state.write_metrics(self.definition.environment)
+
+    def _notify(self, event: str, message: str, **fields: Any) -> None:
+        for failure in notify(self.definition, event, message, **fields):
+            self.log.write("notification failed", level="error", problem=failure)
+
+    def _progress(self, text: str) -> None:
+        self.log.write("progress", text=text)
+        self._say(text)
+
+    @contextmanager
+    def _locked(self, what: str) -> Iterator[dict[str, Any] | None]:
+        with backup_lock(self.definition.state_root, what, self.now, self._by) as former:
+            yield former
