@@ -14,8 +14,9 @@ timeout (seconds; of the whole request), bucket, ...}. Keys come from AWS_SHARED
 | ensure_bucket | versioning, object_lock, lifecycle, apply (bool) | changes: [text], and what `bucket` answers |
 
 Answer: {ok: true, ...} and exit code 0, or exit code 1 and {ok: false, error: {operation, endpoint, bucket, key, code,
-status, message}}. `code` is the store's own (AccessDenied, NoSuchKey, ...), or one of ours: Timeout, Unreachable, Untrusted
-(certificate), Corrupt (the store holds or sent something else than was put there), Local (a file on this side), Invalid (the request).
+status, message}}. `code` is the store's own (AccessDenied, NoSuchBucket, ...), or one of ours: Timeout, Unreachable,
+Untrusted (its certificate), Corrupt (the store holds or sent something else than was put there), NotFound,
+Local (a file on this side), Invalid (the request).
 """
 
 import json
