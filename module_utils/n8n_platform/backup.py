@@ -171,7 +171,7 @@ def run_id(moment: datetime) -> str:
 
 def run_moment(name: str) -> datetime:
     """The start of a run by its id. Raises ValueError."""
-    return datetime.strptime(name, _RUN_FORMAT).replace(tzinfo=timezone.utc)
+    return datetime.fromisoformat(name)
 
 
 def sha256_of(path: Path) -> str:

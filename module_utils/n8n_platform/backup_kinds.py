@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Context, Defin
 from ansible.module_utils.n8n_platform.backup_directory import Directory
 from ansible.module_utils.n8n_platform.backup_facts import Facts
 from ansible.module_utils.n8n_platform.backup_openbao import OpenbaoSnapshot
+from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.backup_redis import RedisRdb
 
 
@@ -29,6 +30,7 @@ class Kind(Protocol):
 # In the order of a run: the database first, so that nothing else of the set is older than it.
 KINDS: dict[str, Any] = {
     "facts": Facts,
+    "pgbackrest": PgBackRestItem,
     "redis_rdb": RedisRdb,
     "openbao_snapshot": OpenbaoSnapshot,
     "directory": Directory,

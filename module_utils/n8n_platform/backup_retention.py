@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from ansible.module_utils.n8n_platform.backup import BackupError
+from ansible.module_utils.n8n_platform.backup import BackupError, run_id
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.schedule import last_occurrence
 
@@ -65,8 +65,9 @@ def due_type(now: datetime, sets: Sequence[Set], calendar: dict[str, str], zone:
         if not calendar.get(kind):
             continue
         serving = [one for one in good if one.manifest and one.manifest["type"] in order[: index + 1]]
-        newest = max((one.started for one in serving), default=None)
-        if newest is None or newest < last_occurrence(now, calendar[kind], zone):
+        # As names: they sort as time does.
+        newest = max((one.run for one in serving), default="")
+        if newest < run_id(last_occurrence(now, calendar[kind], zone)):
             return kind
     return None
 
