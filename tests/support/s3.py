@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 import docker
-import jinja2
+import yaml
 from botocore.config import Config
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -24,7 +24,7 @@ from docker.models.containers import Container
 
 from tests.support.deployment import ROOT, wait_until
 
-IDENTITIES = ROOT / "roles/object_storage/templates/identities.json.j2"
+ROLE_VARIABLES = ROOT / "roles/object_storage/vars/main.yml"
 USER = 2005
 # Role of each profile in the credentials file, and the names of its keys in the template.
 PROFILES = {"default": "backup_s3", "prune": "backup_s3_prune", "admin": "object_storage_admin"}
@@ -194,12 +194,17 @@ class S3Store:
 
     def _identities(self) -> str:
         """The role's own rights with these keys."""
-        text = jinja2.Template(IDENTITIES.read_text()).render(__object_storage_bucket=self.bucket)
+        variables = yaml.safe_load(ROLE_VARIABLES.read_text())
+        policies = variables["__object_storage_policies"]
+        wanted = variables["__object_storage_identities"]
+        for entry in wanted["policies"]:
+            entry["content"] = json.dumps(policies[entry["name"]])
+        text = json.dumps(wanted).replace("{{ __object_storage_bucket }}", self.bucket)
         for profile, prefix in PROFILES.items():
             for name, value in zip(("access_key_id", "secret_access_key"), self.keys[profile], strict=True):
                 text = text.replace(f"{{{prefix}_{name}}}", value)
         assert not re.search(r"\{[a-z_]+\}", text)
-        return json.dumps(json.loads(text))
+        return text
 
     def _make_certificates(self) -> None:
         """An authority that stays, and a certificate for this start."""
