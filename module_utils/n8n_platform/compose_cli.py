@@ -47,6 +47,10 @@ class ComposeCli:
         """Stops side by side, each with its own stop_grace_period or with `patience` seconds."""
         self._run(["stop", *(["--timeout", str(patience)] if patience is not None else []), *services])
 
+    def run_once(self, service: str, command: Sequence[str]) -> str:
+        """Runs a command in a new container of a service, which is removed afterwards; its output."""
+        return self._run(["run", "--rm", "--no-deps", "--no-TTY", "--quiet-pull", service, *command])
+
     def down(self) -> None:
         """Removes the project's containers and networks; volumes are directories and stay."""
         self._run(["down", "--remove-orphans"])

@@ -59,8 +59,10 @@ class Directory:
     def take_keys(self, source: dict[str, Any]) -> list[str]:
         """Copies the keys of a source on this host that are not there; their names. Raises RecoveryError."""
         taken = []
-        for name, (root, below) in SOURCE_KEYS.items():
-            origin = Path(source[root]) / below
+        origins = {name: Path(source[root]) / below for name, (root, below) in SOURCE_KEYS.items()}
+        of_postgres = Path(source["secrets_root"]).glob("postgres-*/pgbackrest_*")
+        origins |= {path.name: path for path in of_postgres}
+        for name, origin in origins.items():
             if (self.keys / name).exists():
                 continue
             if not origin.is_file():
