@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "path_regexp": "",
     "servers": [],
     "health_path": "",
+    "health_port": 0,
     "health_interval": "1s",
     "priority": 0,
     "body_limit_bytes": 0,
@@ -296,7 +297,7 @@ def _label(route: Route) -> str:
 
 
 def _backend(route: Route) -> tuple[Any, ...]:
-    return (tuple(route["servers"]), route["health_path"], route["health_interval"])
+    return (tuple(route["servers"]), route["health_path"], route["health_port"], route["health_interval"])
 
 
 def _service(route: Route) -> dict[str, Any]:
@@ -312,6 +313,8 @@ def _service(route: Route) -> dict[str, Any]:
             "unhealthyInterval": interval,
             "timeout": "2s",
         }
+        if route["health_port"]:
+            check["port"] = route["health_port"]
         balancer["healthCheck"] = check
     return {"loadBalancer": balancer}
 

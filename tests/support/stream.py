@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from types import TracebackType
 from uuid import uuid4
 
@@ -61,7 +62,7 @@ class NumberedStream:
             self.outcomes[n] = self._deployment.request(
                 "POST", self._path, body=body, headers=headers, timeout=60
             )[0]
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             self.outcomes[n] = type(error).__name__
 
 
