@@ -144,6 +144,14 @@ class Deployment:
         assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
         return run
 
+    def destroy(self) -> Run:
+        """Takes everything away, backups included: an environment that is made again refuses those of a former one."""
+        run = self.run(
+            "destroy", platform_destroy_data=True, platform_destroy_backups=True, platform_confirm=self.name
+        )
+        assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
+        return run
+
     @cached_property
     def engine(self) -> docker.DockerClient:
         return docker.DockerClient(base_url="unix:///var/run/docker.sock", timeout=300)

@@ -60,11 +60,6 @@ def ids(deployment: Deployment) -> dict[str, set[str]]:
     return {table: {row[0] for row in deployment.sql(f"SELECT id FROM {table}")} for table in TABLES}
 
 
-def destroy(deployment: Deployment) -> None:
-    run = deployment.run("destroy", platform_destroy_data=True, platform_confirm=deployment.name)
-    assert run.rc == 0, run.stdout[-4000:]
-
-
 def fill(deployment: Deployment) -> None:
     """Two workflows with executions, a credential, a second user."""
     editor = Editor(deployment)
@@ -85,7 +80,7 @@ def adopt(engine: object) -> Iterator[Deployment]:
         name="test-adopt", inventory=Path(__file__).parent.parent / "inventory", port_base=18740
     )
     yield deployment
-    destroy(deployment)
+    deployment.destroy()
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +97,7 @@ def test_an_environment_with_data_is_refused(adopt: Deployment, source: Source) 
     assert run.rc != 0
     assert any("only a new environment adopts" in text for text in run.failures()), run.failures()
     assert adopt.fingerprint() == before
-    destroy(adopt)
+    adopt.destroy()
 
 
 def test_a_wrong_key_is_refused_before_anything_changes(adopt: Deployment, source: Source) -> None:
@@ -147,7 +142,7 @@ def test_another_source_is_refused(adopt: Deployment, source: Source) -> None:
 
 @pytest.mark.parametrize("form", ["plain", "entities"])
 def test_it_comes_whole_in_another_form(adopt: Deployment, source: Source, form: str) -> None:
-    destroy(adopt)
+    adopt.destroy()
     check_whole(adopt, source, form)
 
 

@@ -26,8 +26,7 @@ def moments() -> random.Random:
 
 
 def test_a_first_start(kill: Deployment, moments: random.Random) -> None:
-    run = kill.run("destroy", platform_destroy_data=True, platform_confirm=kill.name)
-    assert run.rc == 0, run.failures()
+    kill.destroy()
     struck = [killed_after(kill, "site", moments.uniform(5, LONGEST_SECONDS)) for _ in range(KILLS)]
     assert any(struck)
     converges(kill)

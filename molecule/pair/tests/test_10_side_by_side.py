@@ -50,8 +50,8 @@ def test_one_broken_the_other_untouched(staging: Deployment, production: Deploym
 
 def test_one_destroyed_the_other_untouched(staging: Deployment, production: Deployment) -> None:
     before = production.fingerprint()
-    assert staging.run("destroy", platform_destroy_data=True, platform_confirm="test-staging").rc == 0
+    staging.destroy()
     assert not Path(staging.data_root).exists()
     assert production.fingerprint() == before
     assert smoke(production) == 200
-    assert production.run("destroy", platform_destroy_data=True, platform_confirm="test-production").rc == 0
+    production.destroy()
