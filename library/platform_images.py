@@ -62,6 +62,9 @@ options:
       digest:
         description: Digest of that folder; made from the folder on the target if not given.
         type: str
+      suite:
+        description: Suite of Debian that its packages are of; O(suite) if not given.
+        type: str
       pull:
         description: C(image), C(tag) and C(digest) to pull instead of building.
         type: dict
@@ -226,6 +229,7 @@ def build_spec() -> dict[str, Any]:
         "name": {"type": "str", "required": True},
         "context": {"type": "str"},
         "digest": {"type": "str"},
+        "suite": {"type": "str"},
         "pull": {"type": "dict", "default": {}},
         "base": {"type": "str", "default": ""},
         "args": {"type": "dict", "default": {}},
@@ -247,16 +251,12 @@ def build_spec() -> dict[str, Any]:
         "cache_root": {"type": "path", "required": True},
         "suite": {"type": "str", "required": True},
         "refreshed": {"type": "str", "required": True},
-        "registry": text,
         "progress_file": {"type": "path"},
         "bundle_file": {"type": "path"},
         "keep": {"type": "int", "default": 2},
         "minimum_free_gb": {"type": "int", "default": 12},
         "stall_seconds": {"type": "int", "default": 300},
-        "debian_mirror": text,
-        "extra_ca_file": text,
-        "http_proxy": text,
-        "no_proxy": text,
+        **dict.fromkeys(("registry", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy"), text),
     }
 
 

@@ -24,6 +24,7 @@ class Image:
 
     registry: where to pull from instead of where `pull` says; no input of the tag, since the digest is one.
     rootfs: `{suite, packages}` of the root file system that its Dockerfile adds as rootfs.tar, empty for none.
+    suite: of Debian, whose packages are installed; no input of the tag, since the base is one.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Image:
     args: dict[str, str] = field(default_factory=dict)
     rootfs: dict[str, Any] = field(default_factory=dict)
     registry: str = ""
+    suite: str = ""
 
     @property
     def address(self) -> str:
@@ -109,6 +111,11 @@ def waves(images: list[Image], missing: list[str]) -> list[list[Image]]:
     return found
 
 
+def secret_file(name: str, suite: str) -> str:
+    """Name of the file behind a build secret: where packages come from depends on the suite."""
+    return f"{name}-{suite}" if name == "apt.sources" else name
+
+
 def bake_file(
     wave: list[Image],
     refs: dict[str, str],
@@ -133,7 +140,10 @@ def bake_file(
             "args": {"DEBIAN_REFRESHED": refreshed, **image.args},
             "labels": {f"{LABEL}.image": image.name, f"{LABEL}.inputs": tag, **labels.get(image.name, {})},
             "tags": [refs[image.name] + suffix],
-            "secret": [f"id={name},src={folders['secrets']}/{name}" for name in SECRET_FILES],
+            "secret": [
+                f"id={name},src={folders['secrets']}/{secret_file(name, image.suite)}"
+                for name in SECRET_FILES
+            ],
         }
         if image.base:
             target["contexts"] = {image.base: f"docker-image://{refs[image.base]}"}

@@ -20,6 +20,7 @@ from ansible.module_utils.n8n_platform.images import (
     ImagesError,
     bake_file,
     context_digest,
+    secret_file,
     waves,
 )
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
@@ -43,7 +44,6 @@ class Settings:
 
     contexts: Path
     work: Path
-    suite: str
     refreshed: str
     debian_mirror: str = ""
     extra_ca_file: str = ""
@@ -71,7 +71,7 @@ class Builder:
                 self._check_pull(image)
 
     def build(self, images: list[Image], refs: dict[str, str], missing: list[str]) -> None:
-        with self._client_settings():
+        with self._client_settings({image.suite for image in images}):
             for wave in waves(images, missing):
                 for image in wave:
                     self._prepare(image, refs[image.name])
@@ -119,7 +119,7 @@ class Builder:
         if done.exists():
             return
         started = time.monotonic()
-        suite, packages = self.settings.suite, ",".join(image.rootfs["packages"])
+        suite, packages = image.suite, ",".join(image.rootfs["packages"])
         self.runner.say(f"{image.name} rootfs of Debian {suite}")
         done.parent.mkdir(parents=True, exist_ok=True)
         command = ["mmdebstrap", "--variant=minbase", "--format=tar", "--mode=root", f"--include={packages}"]
@@ -168,7 +168,7 @@ class Builder:
         return self.runner.output([*command, "-W", "-f", "${Package}=${Version} "]).strip()
 
     @contextmanager
-    def _client_settings(self) -> Iterator[None]:
+    def _client_settings(self, suites: set[str]) -> Iterator[None]:
         """The settings of the host's package clients as files, for as long as a build runs."""
         work = self.settings.work
         folder = work / "secrets"
@@ -179,14 +179,16 @@ class Builder:
         proxy, extra = self.settings.http_proxy, self.settings.extra_ca_file
         environment = dict(os.environ)
         settings = {
-            # Without an archive of the host's, the sources that the base image came with are used.
-            "apt.sources": clients.apt_sources(self.settings.suite, archive, security) if archive else "",
             "apt.conf": clients.apt_conf(dump, "/run/secrets/ca.crt", proxy),
             "host.conf": clients.apt_conf(dump, f"{folder}/ca.crt", proxy),
             "pip.conf": clients.pip_conf(clients.texts(clients.PIP_FILES), environment),
             "npmrc": clients.npmrc(clients.texts(clients.NPM_FILES), environment),
             "ca.crt": CA_BUNDLE.read_text() + (Path(extra).read_text() if extra else ""),
         }
+        for suite in suites:
+            # Without an archive of the host's, the sources that the base image came with are used.
+            sources = clients.apt_sources(suite, archive, security) if archive else ""
+            settings[secret_file("apt.sources", suite)] = sources
         try:
             for name, text in settings.items():
                 (folder / name).write_text(text)

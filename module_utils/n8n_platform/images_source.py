@@ -36,9 +36,12 @@ def _image(entry: dict[str, Any], params: dict[str, Any]) -> Image:
     if not digest and not entry["pull"]:
         digest = model.context_digest(Path(params["contexts"], context))
     pull = model.pull_reference(entry["pull"]) if entry["pull"] else ""
-    rootfs = {**entry["rootfs"], "suite": params["suite"]} if entry["rootfs"] else {}
+    suite = entry["suite"] or params["suite"]
+    rootfs = {**entry["rootfs"], "suite": suite} if entry["rootfs"] else {}
     args = {key: str(value) for key, value in entry["args"].items()}
-    return Image(entry["name"], context, digest or "", pull, entry["base"], args, rootfs, params["registry"])
+    return Image(
+        entry["name"], context, digest or "", pull, entry["base"], args, rootfs, params["registry"], suite
+    )
 
 
 def choose(
