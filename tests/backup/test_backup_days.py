@@ -1,0 +1,156 @@
+"""Weeks in minutes: the command is told what time it is, restic stamps its snapshots with it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.n8n_platform.backup import Exit
+
+from tests.support.backup_lab import BackupLab, built_images
+from tests.support.engine import engine
+
+__all__ = ["engine"]
+
+# A Wednesday, 03:17 in Berlin.
+START = datetime(2026, 7, 1, 1, 17, tzinfo=timezone.utc)
+
+
+@pytest.fixture(scope="module")
+def lab(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackupLab]:
+    images = built_images(tmp_path_factory.mktemp("images"))
+    with BackupLab(Path("/var/tmp/n8n-test-backup-days"), images, name="test-backup-days") as found:
+        found.install()
+        found.service(START)
+        yield found
+
+
+@pytest.fixture
+def hook(lab: BackupLab) -> Iterator[list[dict[str, Any]]]:
+    """What the webhook was told."""
+    told: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = lab.root / "secrets/host/backup_notify_url"
+        url.write_text(f"http://127.0.0.1:{server.server_port}/hook?token=s3cret")
+        lab.write_definition(notify={"webhook": True, "mail": {}})
+        yield told
+        server.shutdown()
+    lab.write_definition()
+
+
+def run(lab: BackupLab, days: float, *arguments: str) -> str:
+    now = (START + timedelta(days=days)).isoformat()
+    done = lab.command("--now", now, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def there(lab: BackupLab) -> dict[str, list[str]]:
+    found = json.loads(lab.restic("snapshots", "--json", "--no-lock").stdout)
+    return {
+        "manifest": sorted(path.name for path in lab.backups.glob("runs/*")),
+        "snapshot": sorted(one["id"] for one in found),
+        "bundle": sorted(str(path) for path in lab.backups.glob("keys/*.age")),
+    }
+
+
+def test_the_calendar_decides_what_a_call_makes(lab: BackupLab) -> None:
+    assert "(full)" in run(lab, 0, "run")
+    assert run(lab, 0.01, "run").strip() == "nothing is due"
+    assert "(incr)" in run(lab, 1 / 24, "run")
+    assert "(diff)" in run(lab, 1, "run")
+
+
+def test_restic_knows_when_a_set_was_made(lab: BackupLab) -> None:
+    first = json.loads(lab.restic("snapshots", "--json", "--no-lock").stdout)[0]
+    assert datetime.fromisoformat(first["time"]) == START
+
+
+def test_on_day_8_goes_what_no_kept_set_needs_and_the_dry_run_listed_the_same(lab: BackupLab) -> None:
+    for day in (5, 6.5):
+        run(lab, day, "run")
+    before = there(lab)
+    assert run(lab, 7.9, "prune", "--dry-run").count("manifest") == 1, (
+        "the newest one before the window stays"
+    )
+    listed = run(lab, 8.1, "prune", "--dry-run").splitlines()
+    assert there(lab) == before
+    removed = run(lab, 8.1, "prune").splitlines()
+    after = there(lab)
+    assert removed == listed
+    gone = [
+        f"local: {what} {name}" for what, names in before.items() for name in set(names) - set(after[what])
+    ]
+    assert sorted(line.split(" (")[0] for line in listed) == sorted(gone)
+    # Those of the first day go; that of the second is where the first moment of the window starts.
+    assert [len(before["manifest"]), len(after["manifest"])] == [5, 3]
+    verified = lab.command("--now", (START + timedelta(days=8.1)).isoformat(), "verify", "--full")
+    assert verified.stdout.startswith("the newest backup is 38."), "late, but nothing is damaged"
+
+
+def test_a_missed_run_is_noticed_by_verify_and_told_by_the_next_run(
+    lab: BackupLab, hook: list[dict[str, Any]]
+) -> None:
+    now = (START + timedelta(days=12)).isoformat()
+    late = lab.command("--now", now, "verify")
+    assert late.returncode == Exit.LATE
+    assert "backup_maximum_age_hours is 26" in late.stdout
+    run(lab, 12.01, "run")
+    assert [each["event"] for each in hook] == ["backup verification failed", "backups were missed"]
+    assert hook[0]["environment"] == lab.name
+    assert lab.command("--now", (START + timedelta(days=12.1)).isoformat(), "verify").returncode == 0
+
+
+def test_a_failed_run_is_told_with_its_reason_but_not_the_hooks_token(
+    lab: BackupLab, hook: list[dict[str, Any]]
+) -> None:
+    aside = lab.home.rename(lab.home.with_name("aside"))
+    done = lab.command("--now", (START + timedelta(days=12.5)).isoformat(), "run")
+    aside.rename(lab.home)
+    assert done.returncode == Exit.FAILED
+    assert [each["event"] for each in hook] == ["backup failed"]
+    assert "n8n-home" in hook[0]["message"]
+    assert "s3cret" not in (lab.state / "backup.log").read_text()
+    metrics = (lab.state / "metrics/backup.prom").read_text()
+    assert f'last_run_exit_code{{environment="{lab.name}"}} 1' in metrics
+
+
+def test_a_hook_that_does_not_answer_fails_nothing(lab: BackupLab) -> None:
+    (lab.root / "secrets/host/backup_notify_url").write_text("http://127.0.0.1:9/closed?token=s3cret")
+    lab.write_definition(notify={"webhook": True, "mail": {}}, maximum_age_hours=1)
+    run(lab, 13, "run")
+    lab.write_definition()
+    entries = (lab.state / "backup.log").read_text()
+    assert "webhook: no answer" in entries
+    assert "s3cret" not in entries
+
+
+def test_a_clock_that_went_back_removes_nothing(lab: BackupLab) -> None:
+    before = there(lab)
+    done = lab.command("--now", START.isoformat(), "prune")
+    assert done.returncode == Exit.FAILED
+    assert "before the newest set" in done.stderr
+    assert there(lab) == before
+
+
+def test_lost_manifests_remove_no_snapshot(lab: BackupLab) -> None:
+    aside = (lab.backups / "runs").rename(lab.backups / "aside")
+    done = lab.command("--now", (START + timedelta(days=13.1)).isoformat(), "prune")
+    aside.rename(lab.backups / "runs")
+    assert done.returncode == Exit.DAMAGED
+    assert "nothing is pruned" in done.stderr
