@@ -210,6 +210,24 @@ def test_what_does_not_fit_is_refused_by_its_variable(answer, variable):
         adopt.judge({**GOOD, **answer}, EMAIL)
 
 
+@pytest.mark.parametrize(
+    ("user", "owners", "words"),
+    [
+        (None, ["other@example.org"], "no user somebody@example.org; owner is .'other@example.org'."),
+        ({"password": "x"}, ["other@example.org"], "is not the owner"),
+        ({"password": "x", "mfaEnabled": True}, [EMAIL], "has a second factor"),
+    ],
+)
+def test_who_cannot_log_in_as_the_owner_is_refused(user, owners, words):
+    with pytest.raises(AdoptError, match=f"^n8n_owner_email: .*{words}"):
+        adopt.require_owner(user, EMAIL, owners)
+
+
+def test_an_owner_is_recognised_by_address_or_not_yet_known():
+    adopt.require_owner({"password": "x", "mfaEnabled": False}, EMAIL.upper(), [EMAIL])
+    adopt.require_owner({"password": "x"}, EMAIL, [])
+
+
 def test_one_credential_that_was_broken_before_refuses_nothing():
     adopt.judge({**GOOD, "failed": ["2"]}, EMAIL)
     adopt.judge({**GOOD, "proofs": {}}, EMAIL)
