@@ -3,6 +3,7 @@
 One deployment is first the one, then the other.
 """
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -140,6 +141,9 @@ def test_another_source_is_refused(adopt: Deployment, source: Source) -> None:
     assert any("has already adopted another source" in text for text in run.failures()), run.failures()
 
 
+@pytest.mark.skipif(
+    not os.environ.get("TEST_NIGHTLY"), reason="a first start more for each form: make test-nightly"
+)
 @pytest.mark.parametrize("form", ["plain", "entities"])
 def test_it_comes_whole_in_another_form(adopt: Deployment, source: Source, form: str) -> None:
     adopt.destroy()
