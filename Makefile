@@ -9,7 +9,7 @@ PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*
 # Only where sudo would ask does Ansible have to ask for it.
 BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
 
-.PHONY: help venv backup-key lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
+.PHONY: help venv backup-key pin lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -49,6 +49,9 @@ bench: venv ## short benchmarks
 
 bench-long: venv ## benchmarks that take hours
 	.venv/bin/python bench/run.py --long $(ARGS)
+
+pin: venv ## fill in empty digests of upstream images (ARGS="--registry host/path", ARGS=--again for moved tags)
+	.venv/bin/python bin/pin $(ARGS)
 
 lock: ## write requirements*.txt anew from requirements*.in
 	bin/bootstrap dev

@@ -459,7 +459,7 @@ class TestCommittedFiles:
         for dockerfile in FILES.glob("*/Dockerfile"):
             lines = dockerfile.read_text().splitlines()
             starts = [line.split()[1] for line in lines if line.startswith("FROM ")]
-            assert set(starts) <= {"scratch", "debian", "base", "n8n"}, dockerfile
+            assert set(starts) <= {"scratch", "debian", "base", "n8n", "$BASE"}, dockerfile
             users = [line.split()[1] for line in lines if line.startswith("USER ")]
             assert dockerfile.parent.name.startswith("base") or users[-1].replace(":", "").isdigit(), (
                 dockerfile

@@ -2,50 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import docker
 import pytest
 
 from tests.support.deployment import ROOT, Deployment
+from tests.support.small_images import archive
 
 PROGRAM = ROOT / "module_utils/n8n_platform/images_prune.py"
 # Repositories that no deployment has.
 WEB, CACHE, FOREIGN = (f"n8n-platform/prune-test-{name}" for name in ("web", "cache", "foreign"))
 
 MakeImage = Callable[[str, int], str]
-
-
-def archive(ref: str, year: int) -> bytes:
-    """What `docker load` takes: an image of one small file, made on the first day of a year."""
-
-    def packed(files: dict[str, bytes]) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as tar:
-            for name, content in files.items():
-                entry = tarfile.TarInfo(name)
-                entry.size = len(content)
-                tar.addfile(entry, io.BytesIO(content))
-        return buffer.getvalue()
-
-    layer = packed({"made-for": ref.encode()})
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "created": f"{year}-01-01T00:00:00Z",
-        "config": {"Cmd": ["/made-for"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [ref], "Layers": ["layer.tar"]}]
-    texts = {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
-    return packed({**texts, "layer.tar": layer})
 
 
 @pytest.fixture
