@@ -19,8 +19,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import (
 )
 from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
 
-USER = "2001:2001"
-CONFIGURATION = "/run/secrets/pgbackrest"
+_PRUNE_CONFIGURATION = "/run/pgbackrest-prune.conf"
 _DAYS = {"local": "local_days", "s3": "offsite_days"}
 # A process whose run was killed: it holds pgBackRest's lock in the container, while we hold the platform's.
 _END_ORPHAN = r"""
@@ -30,6 +29,14 @@ for lock in /tmp/pgbackrest/"$1"-backup-*.lock; do
     grep -qs pgbackrest "/proc/$pid/cmdline" || continue
     kill "$pid" && echo "$pid"
     timeout 30 tail -q --pid="$pid" -f /dev/null
+done
+"""
+_COMPARE_COPIES = r"""
+option=$1 && shift
+digest() { { pgbackrest "$option" repo-get "$1" || echo "unreadable: $1"; } 2> /dev/null | sha256sum; }
+for path; do
+    first=$(digest "$path") && second=$(digest "$path.copy")
+    [ "$first" = "$second" ] || echo "$path"
 done
 """
 _ARCHIVER = """SELECT json_build_object(
@@ -92,7 +99,7 @@ class PgBackRestItem:
             if repository.problem:
                 problems.append(f"{self.name}: {name}: {repository.problem}")
                 continue
-            problems += [f"{self.name}: {name}: {text}" for text in self._verify(context, name)]
+            problems += [f"{self.name}: {name}: {text}" for text in self._verify(context, name, repository)]
             problems += [
                 f"{self.name}: {name}: set {b.label} holds damaged pages"
                 for b in repository.backups
@@ -215,55 +222,60 @@ class PgBackRestItem:
         common = {"name": self.name, "kind": "pgbackrest", "stanza": self.stanza, "repository": repository}
         return {**common, "bytes": size, "details": {}, **more}
 
-    def _verify(self, context: Context, name: str) -> list[str]:
-        options = [f"--repo={pgbackrest.KEYS[name]}", "--output=text", "--verbose"]
+    def _verify(self, context: Context, name: str, repository: Repository) -> list[str]:
+        """`verify` reads sets and WAL, and ends well whatever it finds; of each file that says what there is, it and
+        all other commands quietly take the copy when the file itself cannot be read."""
+        option, seconds = f"--repo={pgbackrest.KEYS[name]}", context.limit("pgbackrest_verify")
         try:
-            said = self.client(context).call("verify", *options, seconds=context.limit("pgbackrest_verify"))
+            said = self.client(context).call("verify", option, "--output=text", seconds=seconds)
         except PgBackRestError as error:
             return [str(error)]
-        return [line.strip() for line in said.splitlines() if "status: error" in line or "invalid" in line]
+        found = [" ".join(said.split())] if said.strip() else []
+        paths = [f"archive/{self.stanza}/archive.info", f"backup/{self.stanza}/backup.info"]
+        paths += [f"backup/{self.stanza}/{backup.label}/backup.manifest" for backup in repository.backups]
+        result = self._inside(context)(["sh", "-c", _COMPARE_COPIES, "sh", option, *paths], seconds)
+        found += [f"{path} and its copy are not equal" for path in result.stdout.split()]
+        return (
+            found
+            if result.code == 0
+            else [*found, f"the files of information cannot be read: {result.words()}"]
+        )
 
     def _expire(self, context: Context, name: str, keep_fulls: int) -> None:
-        """By the identity that may delete, where there is one: the server's own may not."""
         key = pgbackrest.KEYS[name]
-        options = [
-            f"--repo={key}",
-            f"--repo{key}-retention-full-type=count",
-            f"--repo{key}-retention-full={keep_fulls}",
+        options = [f"--repo={key}", f"--repo{key}-retention-full-type=count"]
+        client = self._pruner(context) if name == "s3" else self.client(context)
+        seconds = context.limit("pgbackrest_expire")
+        client.call("expire", *options, f"--repo{key}-retention-full={keep_fulls}", seconds=seconds)
+
+    def _pruner(self, context: Context) -> PgBackRest:
+        """Off-site by an identity that may delete, which the server's may not, and which the server must not know."""
+        definition = context.definition
+        configuration = definition.secret_file(f"pgbackrest_{self.stanza}_prune")
+        mounts = [
+            Mount(configuration, _PRUNE_CONFIGURATION),
+            Mount(definition.secrets_root / self.service, "/run/secrets"),
+            Mount(self._configuration_folder(context), "/etc/postgresql"),
         ]
-        pruner = context.definition.secrets_root / "host" / f"pgbackrest_{self.stanza}_prune"
-        client = (
-            PgBackRest(self.stanza, one_shot(context, self.service, pruner))
-            if pruner.is_file()
-            else self.client(context)
-        )
-        client.call("expire", *options, seconds=context.limit("pgbackrest_expire"))
+
+        def run(argv: Sequence[str], seconds: float) -> Result:
+            return context.oneshots.run(
+                definition.image("postgres"),
+                argv,
+                mounts=mounts,
+                network=definition.s3["network"],
+                environment={"PGBACKREST_CONFIG": _PRUNE_CONFIGURATION},
+                timeout=seconds,
+                # Root reads its own file and, of the service's, the authority's certificate.
+                capabilities=["DAC_READ_SEARCH"],
+            )
+
+        return PgBackRest(self.stanza, run)
+
+    def _configuration_folder(self, context: Context) -> str:
+        mounts = context.container(self.service)["Mounts"]
+        return next(str(mount["Source"]) for mount in mounts if mount["Destination"] == "/etc/postgresql")
 
     def _inside(self, context: Context) -> pgbackrest.Runner:
         container = context.container(self.service)["Id"]
         return pgbackrest.inside(context.oneshots.docker, context.engine.socket, container)
-
-
-def one_shot(context: Context, service: str, configuration: Path, *extra: Mount) -> pgbackrest.Runner:
-    """pgBackRest in a container of its own, with the repositories and `configuration` but without the server."""
-    definition = context.definition
-    mounts = [
-        Mount(definition.secrets_root / service, "/run/secrets"),
-        Mount(definition.root / "pgbackrest", "/var/lib/pgbackrest", read_only=False),
-        *extra,
-    ]
-    del configuration
-    network = definition.s3["network"] if definition.s3 else "none"
-
-    def run(argv: Sequence[str], seconds: float) -> Result:
-        return context.oneshots.run(
-            definition.image("postgres"),
-            argv,
-            mounts=mounts,
-            user=USER,
-            network=network,
-            environment={"PGBACKREST_CONFIG": CONFIGURATION},
-            timeout=seconds,
-        )
-
-    return run

@@ -19,8 +19,10 @@ LOCK_HELD = 50
 _TIMED_OUT = (124, 137)
 _CLIENT_PATIENCE = 60.0
 # Wrong passphrase, or none: what is read is then no text of pgBackRest's.
-_WRONG_KEY = ("CryptoError", "FormatError", "cipher", "unable to flush", "invalid checksum")
+WRONG_KEY = ("CryptoError", "FormatError", "cipher", "unable to flush", "invalid checksum")
 _NOISE = re.compile(r"^(P\d+\s+)?(INFO|DETAIL|WARN|ERROR):\s*", re.MULTILINE)
+# Of a request that failed: its headers and the whole answer.
+_HTTP = re.compile(r"\*\*\* Request Headers \*\*\*.*?(<Code>(\w+)</Code>.*?</Error>|$)", re.DOTALL)
 _SEGMENT = re.compile(r"^([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})$")
 
 # argv, seconds -> the program's result
@@ -142,7 +144,8 @@ class PgBackRest:
 
 
 def failure(command: str, stanza: str, result: Result) -> PgBackRestError:
-    words = " ".join(_NOISE.sub("", result.stderr.strip() or result.stdout.strip()).split())[-900:]
+    said = _HTTP.sub(lambda match: match.group(2) or "", result.stderr.strip() or result.stdout.strip())
+    words = " ".join(_NOISE.sub("", said).split())[-900:]
     code = Exit.FAILED
     if result.code in (95, 29, 28) or "CryptoError" in words:
         code = Exit.WRONG_KEY

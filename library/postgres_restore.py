@@ -1,0 +1,296 @@
+#!/usr/bin/python
+"""The data of a Postgres instance from a pgBackRest repository, beside what is there and then in its place."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: postgres_restore
+short_description: Restore a Postgres instance from a pgBackRest repository
+description:
+  - A restore writes the next generation of the data beside the one in use, recovers it there to the newest or to
+    a given moment, and looks at it, in containers that nobody reaches and that archive nothing. Then one file,
+    C(current), is changed. A failure or kill before that leaves the old data as they were; the old generation stays
+    until V(discarded).
+  - Refused are, before anything is written, a wrong passphrase, another major version, too little room. Damaged files
+    and missing WAL end the restore.
+  - Does nothing a second time for the same recovery directory.
+options:
+  name:
+    description: Name of the instance, and of the stanza.
+    type: str
+    required: true
+  directory:
+    description: >-
+      Recovery directory, made by M(platform_recovery); C(keys/pgbackrest_<name>) in it is pgBackRest's configuration,
+      C(keys/s3-ca.pem) may be the store's authority.
+    type: path
+    required: true
+  volume:
+    description: The instance's volume on the host.
+    type: path
+    required: true
+  project:
+    description: Compose project of the container that must not run while the data are switched.
+    type: str
+    required: true
+  environment:
+    description: Name of the environment, for the labels of the containers.
+    type: str
+    required: true
+  image:
+    description: Image of the server.
+    type: str
+    required: true
+  major:
+    description: Its major version.
+    type: str
+    required: true
+  state:
+    description:
+      - V(restored) is V(prepared) and V(switched).
+      - V(prepared) restores beside; the server may run meanwhile.
+      - V(switched) makes the server's next start use it.
+      - V(reverted) goes back to the former generation.
+      - V(discarded) removes all generations but the one in use.
+    type: str
+    choices: [restored, prepared, switched, reverted, discarded]
+    default: restored
+  definition:
+    description: Definition of the source's backups; without it C(keys/backup.json) in the recovery directory.
+    type: str
+    default: ""
+  repository:
+    description: Which one.
+    type: str
+    choices: [local, s3]
+    default: local
+  time:
+    description: Moment, ISO 8601 with a zone; empty for the newest.
+    type: str
+    default: ""
+  run:
+    description: Backup run whose set is taken; empty for the newest that fits. With O(time) it says nothing.
+    type: str
+    default: ""
+  timeline:
+    description: Which timeline is followed, as Postgres takes it. V(latest) follows the last restore in place.
+    type: str
+    default: latest
+  archives:
+    description: Whether the restored server will archive into this repository.
+    type: bool
+    default: true
+  processes:
+    description: Processes that copy and decompress.
+    type: int
+    default: 2
+  timeout:
+    description: Seconds that each of restore and recovery may take.
+    type: int
+    default: 7200
+attributes:
+  check_mode:
+    support: full
+    description: Reads the repository and refuses what could not be restored; without a recovery directory it cannot.
+  diff_mode:
+    support: full
+    description: The generation in use.
+author: n8n platform maintainers
+"""
+
+EXAMPLES = r"""
+- name: restore | Restore the data
+  postgres_restore:
+    name: n8n
+    directory: /var/lib/n8n-platform/local/state/recovery
+    volume: /var/lib/n8n-platform/local/volumes/postgres-n8n
+    project: n8n-local
+    environment: local
+    image: n8n-platform/postgres:0123456789ab
+    major: "17"
+    time: 2026-11-22T09:59:59Z
+"""
+
+RETURN = r"""
+recovered:
+  description: >-
+    C(label), C(generation), C(previous), C(last_transaction), C(last_lsn), C(timeline), C(restore_seconds),
+    C(recovery_seconds), ...; empty when nothing was restored.
+  returned: success
+  type: dict
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform import postgres_generations, recovery
+from ansible.module_utils.n8n_platform.backup import BackupError, write_private
+from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine, EngineError
+from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.http import HttpError
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
+from ansible.module_utils.n8n_platform.recovery_fetch import Directory
+
+
+def build_spec() -> dict[str, Any]:
+    texts = ("name", "project", "environment", "image", "major")
+    optional = ("definition", "time", "run")
+    return {
+        **{name: {"type": "str", "required": True} for name in texts},
+        **{name: {"type": "path", "required": True} for name in ("directory", "volume")},
+        **{name: {"type": "str", "default": ""} for name in optional},
+        "state": {
+            "type": "str",
+            "choices": ["restored", "prepared", "switched", "reverted", "discarded"],
+            "default": "restored",
+        },
+        "repository": {"type": "str", "choices": ["local", "s3"], "default": "local"},
+        "timeline": {"type": "str", "default": "latest"},
+        "archives": {"type": "bool", "default": True},
+        "processes": {"type": "int", "default": 2},
+        "timeout": {"type": "int", "default": 7200},
+    }
+
+
+class Manager:
+    """Steps are `prepare`, `switch`, `revert`, `discard`; what is done stands in `<directory>/postgres-<name>.json`.
+
+    Raises BackupError.
+    """
+
+    def __init__(self, params: dict[str, Any], engine: Engine) -> None:
+        self.params = params
+        self.engine = engine
+        self.directory = Directory(Path(params["directory"]))
+        self.volume = Path(params["volume"])
+        self.file = self.directory.path / f"postgres-{params['name']}.json"
+        self.record: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+
+    def plan(self) -> list[str]:
+        state, switched = self.params["state"], bool(self.record.get("switched"))
+        if state == "discarded":
+            return ["discard"] if postgres_generations.former_generations(self.volume) else []
+        if state == "reverted":
+            return ["revert"] if switched else []
+        prepare = [] if self.record else ["prepare"]
+        switch = [] if switched else ["switch"]
+        return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[state]
+
+    def check(self, steps: list[str]) -> None:
+        """Refuses what could not be done; reads only."""
+        service = f"postgres-{self.params['name']}"
+        running = self.engine.service(self.params["project"], service)
+        if running and running["State"]["Running"] and steps not in ([], ["prepare"]):
+            raise BackupError(
+                f"{service} runs on {self.volume}: stop it first; restored beside it is with state=prepared"
+            )
+        if "switch" in steps and "prepare" not in steps and not self.record:
+            raise BackupError(f"{service}: nothing is prepared in {self.file}")
+        if "prepare" in steps and self.directory.keys.is_dir():
+            self._recovery().choose()
+
+    def apply(self, steps: list[str]) -> None:
+        for step in steps:
+            {
+                "prepare": self._prepare,
+                "switch": self._switch,
+                "revert": self._revert,
+                "discard": self._discard,
+            }[step]()
+
+    def _prepare(self) -> None:
+        self._write(asdict(self._recovery().prepare()))
+
+    def _switch(self) -> None:
+        worker = self._recovery()
+        if "generation" not in self.record:
+            # Decided before the first change, so that a killed switch goes on instead of beginning again.
+            self._write({**self.record, **worker.plan_switch()})
+        worker.switch(self.record["generation"])
+        self._write({**self.record, "switched": True})
+
+    def _revert(self) -> None:
+        previous = self.record.get("previous")
+        if not previous:
+            raise BackupError(f"{self.volume}: there was no data before; nothing to go back to")
+        postgres_generations.write_current(self.volume, previous)
+        self._write({**self.record, "switched": False})
+
+    def _discard(self) -> None:
+        for path in postgres_generations.former_generations(self.volume):
+            shutil.rmtree(path)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        write_private(self.file, json.dumps(record))
+        self.record = record
+
+    def _recovery(self) -> Recovery:
+        return Recovery(OneShots(self.engine, self.params["environment"], "restore"), self._request())
+
+    def _request(self) -> Request:
+        params, keys = self.params, self.directory.keys
+        path = Path(params["definition"] or keys / "backup.json")
+        try:
+            source = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BackupError(f"definition: {path} cannot be read: {error}") from None
+        authority = keys / "s3-ca.pem"
+        return Request(
+            stanza=params["name"],
+            major=params["major"],
+            repository=params["repository"],
+            volume=self.volume,
+            configuration=keys / f"pgbackrest_{params['name']}",
+            repository_path=Path(source["backup_root"]) / "pgbackrest",
+            image=params["image"],
+            ca_file=authority if authority.exists() else None,
+            network=self._network((source.get("s3") or {}).get("network", "")),
+            time=recovery.parse_time(params["time"], datetime.now(timezone.utc)),
+            label=self._label(),
+            timeline=params["timeline"],
+            archives=params["archives"],
+            processes=params["processes"],
+            seconds=params["timeout"],
+        )
+
+    def _label(self) -> str:
+        if self.params["time"] or not self.params["run"]:
+            return ""
+        sets = self.directory.manifest().get("pgbackrest", {}).get(self.params["name"]) or {}
+        label = sets.get(self.params["repository"])
+        if not label:
+            raise BackupError(
+                f"run {self.params['run']}: has no set of {self.params['name']} in {self.params['repository']}"
+            )
+        return str(label)
+
+    def _network(self, wanted: str) -> str:
+        """The source's, where the engine has it; on an empty host any that leads out."""
+        found = self.engine.networks({NETWORK_LABEL: None})
+        return wanted if any(network["Name"] == wanted for network in found) else "bridge"
+
+
+def main() -> None:
+    module = AnsibleModule(build_spec(), supports_check_mode=True)
+    volume = Path(module.params["volume"])
+    before = postgres_generations.current_generation(volume)
+    try:
+        manager = Manager(module.params, Engine())
+        steps = manager.plan()
+        manager.check(steps)
+        if not module.check_mode:
+            manager.apply(steps)
+    except (BackupError, EngineError, HttpError, OSError) as error:
+        module.fail_json(msg=f"postgres-{module.params['name']}: {error}")
+    after = postgres_generations.current_generation(volume)
+    diff = {"before": f"{before}\n", "after": f"{after}\n"}
+    module.exit_json(changed=bool(steps), recovered=manager.record, diff=diff)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""A database from a dump: made under a name of its own beside the one in use, looked at, then given its name."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform.backup import BackupError, Exit, sha256_of
+from ansible.module_utils.n8n_platform.postgres import identifier, literal
+
+_UID = 2001
+_FOLDER = ".restore"
+_NEW = "_restore"
+_FORMER = "_before_restore"
+# A dump is compressed, and indexes come on top.
+_GROWTH = 8
+_DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (\S+) (\S+) ", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`container` is the server's, running; `volume` its folder on the host, mounted at /var/lib/postgresql."""
+
+    container: str
+    volume: Path
+    database: str
+    owner: str
+    docker: str = "docker"
+    jobs: int = 2
+    seconds: float = 3600.0
+
+
+class DumpRestore:
+    """Raises BackupError: DAMAGED (checksum, a table that is missing), NO_SPACE, else FAILED. Until `switch`, and after
+    a failure of it, the database in use is as it was."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._new = target.database + _NEW
+        self._former = target.database + _FORMER
+
+    def prepare(self, dump: Path, sha256: str = "") -> dict[str, Any]:
+        """Restores and looks; the database in use may be worked with meanwhile. {tables, bytes}."""
+        if sha256 and sha256_of(dump) != sha256:
+            raise BackupError(f"{dump}: its checksum is not the one in the manifest", Exit.DAMAGED)
+        self._check_room(dump)
+        self.discard_new()
+        with self._in_sight(dump) as path:
+            tables = _DATA.findall(self._run(["pg_restore", "--list", path], "cannot be read", Exit.DAMAGED))
+            self._sql(
+                f"CREATE DATABASE {identifier(self._new)} OWNER {identifier(self._target.owner)} TEMPLATE template0;"
+                f"REVOKE ALL ON DATABASE {identifier(self._new)} FROM PUBLIC"
+            )
+            argv = [
+                "pg_restore",
+                "-U",
+                "postgres",
+                "-d",
+                self._new,
+                "--exit-on-error",
+                f"--jobs={self._target.jobs}",
+                path,
+            ]
+            self._run(argv, "cannot be restored", Exit.DAMAGED)
+        return {
+            "tables": self._verify(tables),
+            "bytes": int(self._sql(f"SELECT pg_database_size({literal(self._new)})")),
+        }
+
+    def switch(self) -> str:
+        """Sessions of the database in use are ended. In one transaction it gets another name, which is returned, and
+        the restored one its name. The name is empty when there was none to keep."""
+        name, new, former = (identifier(text) for text in (self._target.database, self._new, self._former))
+        used, restored = literal(self._target.database), literal(self._new)
+        exists = f"SELECT count(*) FROM pg_database WHERE datname = {used}"  # noqa: S608 (quoted)
+        if self._sql(exists) == "0":
+            self._sql(f"ALTER DATABASE {new} RENAME TO {name}")
+            return ""
+        self.discard_former()
+        end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname IN ({used}, {restored})"  # noqa: S608
+        try:
+            self._sql(
+                f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
+                end,
+                f"BEGIN; ALTER DATABASE {name} RENAME TO {former}; ALTER DATABASE {new} RENAME TO {name}; COMMIT",
+            )
+        finally:
+            # Whichever has the name now.
+            self._sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        return self._former
+
+    def discard_new(self) -> None:
+        self._sql(f"DROP DATABASE IF EXISTS {identifier(self._new)} WITH (FORCE)")
+
+    def discard_former(self) -> None:
+        """Gives up the way back."""
+        self._sql(f"DROP DATABASE IF EXISTS {identifier(self._former)} WITH (FORCE)")
+
+    def _check_room(self, dump: Path) -> None:
+        needed, free = dump.stat().st_size * (1 + _GROWTH), shutil.disk_usage(self._target.volume).free
+        if free < needed:
+            raise BackupError(
+                f"{self._target.volume}: {free >> 20} MiB free, {dump.name} needs about {needed >> 20} MiB "
+                "beside the data that is there",
+                Exit.NO_SPACE,
+            )
+
+    def _verify(self, tables: list[tuple[str, str]]) -> int:
+        found = self._sql(
+            "SELECT schemaname || ' ' || tablename FROM pg_tables", database=self._new
+        ).splitlines()
+        missing = [f"{schema}.{table}" for schema, table in tables if f"{schema} {table}" not in found]
+        invalid = self._sql(
+            "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid", database=self._new
+        )
+        if missing or invalid:
+            raise BackupError(
+                f"database {self._new}: missing or invalid: {', '.join([*missing, invalid])}", Exit.DAMAGED
+            )
+        return len(tables)
+
+    @contextmanager
+    def _in_sight(self, dump: Path) -> Iterator[str]:
+        """The dump's path inside the container: restoring with several jobs needs a file."""
+        folder = self._target.volume / _FOLDER
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700)
+        try:
+            copy = folder / "dump"
+            shutil.copyfile(dump, copy)
+            for path in (folder, copy):
+                shutil.chown(path, _UID, _UID)
+            yield f"/var/lib/postgresql/{_FOLDER}/dump"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _sql(self, *statements: str, database: str = "postgres") -> str:
+        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]
+        commands = [
+            part for text in ";".join(statements).split(";") for part in ("-c", text.strip()) if text.strip()
+        ]
+        return self._run([*argv, *commands], "psql").strip()
+
+    def _run(self, argv: list[str], what: str, code: Exit = Exit.FAILED) -> str:
+        command = [
+            self._target.docker,
+            "exec",
+            self._target.container,
+            "timeout",
+            f"{self._target.seconds:.0f}",
+            *argv,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            words = " ".join((done.stderr or done.stdout).split())[-900:] or f"exit code {done.returncode}"
+            raise BackupError(f"database {self._target.database}: {what}: {words}", code)
+        return done.stdout

@@ -1,0 +1,56 @@
+"""The generations of a Postgres volume: <major>/<number>, of which the file `current` names the one in use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ansible.module_utils.n8n_platform.backup import BackupError
+
+UID = 2001
+
+
+def write_current(volume: Path, generation: str) -> None:
+    """What the next start of the server uses. Raises BackupError when it is not there."""
+    if not (volume / generation / "PG_VERSION").exists():
+        raise BackupError(f"{volume}: {generation} holds no data")
+    file = volume / ".current.new"
+    file.write_text(f"{generation}\n", encoding="utf-8")
+    os.chown(file, UID, UID)
+    file.chmod(0o644)
+    descriptor = os.open(file, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    file.replace(volume / "current")
+    sync(volume)
+
+
+def current_generation(volume: Path) -> str:
+    """`17/1`; empty when there is no data."""
+    try:
+        return (volume / "current").read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def former_generations(volume: Path) -> list[Path]:
+    """Data directories that are not the one in use: what a restore has left for a way back."""
+    current = current_generation(volume)
+    if not current:
+        return []
+    return [
+        path
+        for major in volume.iterdir()
+        if major.name.isdigit()
+        for path in sorted(major.iterdir())
+        if path.name.isdigit() and f"{major.name}/{path.name}" != current
+    ]
+
+
+def sync(path: Path) -> None:
+    """A directory's entries are on disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

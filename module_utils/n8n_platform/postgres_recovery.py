@@ -1,0 +1,278 @@
+"""A Postgres data directory from a pgBackRest repository: made beside the one in use, recovered and looked at, then
+put in its place. Until that last step, one rename, nothing of the old state is touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.n8n_platform import pgbackrest
+from ansible.module_utils.n8n_platform.backup import BackupError, Exit
+from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
+from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest, Repository
+from ansible.module_utils.n8n_platform.postgres_generations import (
+    UID,
+    current_generation,
+    sync,
+    write_current,
+)
+
+_ROOT = "/var/lib/postgresql"
+_KEYS = "/run/pgbackrest"
+_SPOOL = "/tmp/spool"  # noqa: S108 (of the container)
+# Postgres takes a failed restore_command for the end of the archive; beyond 125 it stops instead. 1: no such segment.
+_GET = 'pgbackrest %s archive-get %%f "%%p"; code=$?; [ $code -le 1 ] || exit 255; exit $code'
+_SLACK = 1.1
+_WAL_ROOM = 1 << 30
+
+
+@dataclass(frozen=True)
+class Request:
+    """`volume`, `configuration` (pgBackRest's, with the keys), `repository_path` (of the local repository), `ca_file`
+    are paths on the host; `s3_path` is the repository's folder in the bucket, where it is not the configured one.
+
+    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; timeline: as
+    Postgres takes it (`latest`, `current`, a number). `archives`: the recovered server will archive into this
+    repository. `seconds` limits each of restore and recovery.
+    """
+
+    stanza: str
+    major: str
+    repository: str
+    volume: Path
+    configuration: Path
+    repository_path: Path
+    image: str
+    s3_path: str = ""
+    ca_file: Path | None = None
+    network: str = "none"
+    time: datetime | None = None
+    label: str = ""
+    timeline: str = "latest"
+    archives: bool = True
+    processes: int = 2
+    seconds: float = 3600.0
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What lies beside the data in use and was seen to work; `switch` puts it in its place."""
+
+    staged: str
+    label: str
+    system_id: str
+    timeline: int
+    last_lsn: str
+    last_transaction: str | None
+    databases: dict[str, int]
+    restore_seconds: float
+    recovery_seconds: float
+
+
+class Recovery:
+    """Raises BackupError: NO_SPACE, WRONG_KEY, DAMAGED (a checksum, missing WAL), else FAILED; the text says what."""
+
+    def __init__(self, oneshots: OneShots, request: Request) -> None:
+        self._oneshots = oneshots
+        self._request = request
+        self._staged = f"{request.major}/.new.restore"
+
+    def choose(self) -> tuple[Backup, str]:
+        """Reads the repository and refuses what cannot be restored; writes nothing. The set, and the newest WAL."""
+        with self._client() as client:
+            found = client.repositories([self._request.repository])[self._request.repository]
+        self._refuse(found)
+        return self._backup(found), found.wal_max
+
+    def prepare(self) -> Recovered:
+        """Restores beside the data in use and recovers there; the old server may run meanwhile."""
+        backup, newest = self.choose()
+        self._check_room(backup)
+        self.discard_staged()
+        target = self._request.volume / self._staged
+        for directory in (target.parent, target):
+            directory.mkdir(mode=0o700, exist_ok=True)
+            os.chown(directory, UID, UID)
+        started = datetime.now(timezone.utc)
+        with self._client() as client:
+            client.call("restore", *self._restore_options(backup), seconds=self._request.seconds)
+            restored = datetime.now(timezone.utc)
+            answer = self._recover(client)
+        self._check_end(answer, newest)
+        return Recovered(
+            self._staged,
+            backup.label,
+            answer["system_id"],
+            answer["timeline"],
+            answer["last_lsn"],
+            answer["last_transaction"],
+            answer["databases"],
+            round((restored - started).total_seconds(), 1),
+            round((datetime.now(timezone.utc) - restored).total_seconds(), 1),
+        )
+
+    def discard_staged(self) -> None:
+        shutil.rmtree(self._request.volume / self._staged, ignore_errors=True)
+
+    def plan_switch(self) -> dict[str, str]:
+        """{generation, previous}: what `current` is to name, and what it names now."""
+        major = self._request.major
+        numbers = [int(path.name) for path in (self._request.volume / major).glob("[0-9]*")]
+        return {
+            "generation": f"{major}/{max([0, *numbers]) + 1}",
+            "previous": current_generation(self._request.volume),
+        }
+
+    def switch(self, generation: str) -> None:
+        """Only while no server runs on the volume. May be repeated after a kill."""
+        volume = self._request.volume
+        if (volume / self._staged).exists():
+            (volume / self._staged).rename(volume / generation)
+            sync(volume / self._request.major)
+        write_current(volume, generation)
+
+    def _refuse(self, found: Repository) -> None:
+        where = f"{self._request.stanza} in repository {found.name}"
+        if found.problem:
+            # Of an encrypted file whose passphrase is another one nothing can be read.
+            code = (
+                Exit.WRONG_KEY if any(word in found.problem for word in pgbackrest.WRONG_KEY) else Exit.FAILED
+            )
+            hint = (
+                " (is backup_pgbackrest_cipher the one it was written with?)"
+                if code == Exit.WRONG_KEY
+                else ""
+            )
+            raise BackupError(f"{where}: {found.problem}{hint}", code)
+        if not found.backups:
+            raise BackupError(f"{where}: holds no set")
+        if found.version.split(".")[0] != self._request.major:
+            raise BackupError(
+                f"{where}: is of major version {found.version}, this platform's is {self._request.major}"
+            )
+
+    def _backup(self, found: Repository) -> Backup:
+        request = self._request
+        if request.label:
+            named = [backup for backup in found.backups if backup.label == request.label]
+            if not named:
+                held = ", ".join(backup.label for backup in found.backups)
+                raise BackupError(
+                    f"{request.stanza}: repository {found.name} holds no set {request.label}; it holds {held}"
+                )
+            return named[0]
+        if request.time is None:
+            return found.backups[-1]
+        earlier = [backup for backup in found.backups if backup.stop <= request.time.timestamp()]
+        if not earlier:
+            oldest = datetime.fromtimestamp(found.backups[0].stop, timezone.utc).isoformat()
+            raise BackupError(
+                f"{request.stanza}: {request.time.isoformat()} is before the end of the oldest set in repository "
+                f"{found.name}, {oldest}"
+            )
+        return earlier[-1]
+
+    def _check_room(self, backup: Backup) -> None:
+        needed = int(backup.database_bytes * _SLACK) + _WAL_ROOM
+        free = shutil.disk_usage(self._request.volume).free
+        if free < needed:
+            raise BackupError(
+                f"{self._request.volume}: {free >> 20} MiB free, the set {backup.label} needs {needed >> 20} MiB "
+                "beside the data that is there",
+                Exit.NO_SPACE,
+            )
+
+    def _common(self) -> list[str]:
+        options = [
+            f"--repo={KEYS[self._request.repository]}",
+            f"--pg1-path={_ROOT}/{self._staged}",
+            f"--spool-path={_SPOOL}",
+        ]
+        if self._request.s3_path and self._request.repository == "s3":
+            options.append(f"--repo2-path={self._request.s3_path}")
+        if self._request.ca_file and self._request.repository == "s3":
+            options.append(f"--repo2-storage-ca-file={_KEYS}/s3-ca.pem")
+        return options
+
+    def _restore_options(self, backup: Backup) -> list[str]:
+        request = self._request
+        get = _GET % " ".join([f"--stanza={request.stanza}", *self._common()])
+        options = [*self._common(), f"--set={backup.label}", f"--target-timeline={request.timeline}"]
+        options += [f"--process-max={request.processes}", f"--recovery-option=restore_command={get}"]
+        if request.time is not None:
+            moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+            options += ["--type=time", f"--target={moment}", "--target-action=promote"]
+        return options
+
+    def _recover(self, client: PgBackRest) -> dict[str, Any]:
+        argv = ["postgres-recover", f"{_ROOT}/{self._staged}", f"{self._request.seconds:.0f}"]
+        result = client.run(
+            [*argv, *(["archive"] if self._request.archives else [])], self._request.seconds + 60
+        )
+        if result.code:
+            raise BackupError(f"{self._request.stanza}: cannot be recovered: {_fatal(result)}", Exit.DAMAGED)
+        answer: dict[str, Any] = json.loads(result.stdout)
+        return answer
+
+    def _check_end(self, answer: dict[str, Any], newest: str) -> None:
+        """To the newest moment: for Postgres a hole in the archive is its end, and nothing to complain of."""
+        if self._request.time is not None or not newest:
+            return
+        high, low = (int(part, 16) for part in answer["last_lsn"].split("/"))
+        reached = ((high << 32) + low - 1) >> 24
+        if reached < pgbackrest.number(newest):
+            raise BackupError(
+                f"{self._request.stanza}: recovery ended at {answer['last_lsn']} ({answer['last_transaction']}), but "
+                f"the archive goes on to {newest}: WAL between them is missing or damaged. Give an earlier moment",
+                Exit.DAMAGED,
+            )
+
+    @contextmanager
+    def _client(self) -> Iterator[PgBackRest]:
+        """pgBackRest in containers of their own, with a copy of the configuration that their user can read."""
+        request = self._request
+        with tempfile.TemporaryDirectory(prefix="pgbackrest-", dir=_private()) as name:
+            folder = Path(name)
+            os.chown(folder, UID, UID)
+            for source, copy in ((request.configuration, "pgbackrest.conf"), (request.ca_file, "s3-ca.pem")):
+                if source:
+                    (folder / copy).touch(0o400)
+                    (folder / copy).write_bytes(source.read_bytes())
+                    os.chown(folder / copy, UID, UID)
+            mounts = [Mount(folder, _KEYS), Mount(request.volume, _ROOT, read_only=False)]
+            if request.repository == "local":
+                mounts.append(Mount(request.repository_path, "/var/lib/pgbackrest"))
+
+            def run(argv: Sequence[str], seconds: float) -> Result:
+                return self._oneshots.run(
+                    request.image,
+                    argv,
+                    mounts=mounts,
+                    user=f"{UID}:{UID}",
+                    network=request.network if request.repository == "s3" else "none",
+                    environment={"PGBACKREST_CONFIG": f"{_KEYS}/pgbackrest.conf"},
+                    timeout=seconds,
+                )
+
+            yield PgBackRest(request.stanza, run)
+
+
+def _private() -> str | None:
+    """A folder in memory where there is one: the copy holds keys."""
+    return "/run" if os.access("/run", os.W_OK) else None
+
+
+def _fatal(result: Result) -> str:
+    """The server's last words, without those to our own asking whether it is there yet."""
+    lines = [line for line in result.stderr.splitlines() if re.search("FATAL|PANIC|postgres-recover:", line)]
+    said = [line for line in lines if "starting up" not in line and "not accepting connections" not in line]
+    return " ".join(" ".join(said).split())[-900:] or result.words()
