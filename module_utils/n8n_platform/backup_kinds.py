@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Context, Defin
 from ansible.module_utils.n8n_platform.backup_directory import Directory
 from ansible.module_utils.n8n_platform.backup_facts import Facts
 from ansible.module_utils.n8n_platform.backup_openbao import OpenbaoSnapshot
+from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
 from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.backup_redis import RedisRdb
 
@@ -31,6 +32,7 @@ class Kind(Protocol):
 KINDS: dict[str, Any] = {
     "facts": Facts,
     "pgbackrest": PgBackRestItem,
+    "pg_dump": PgDump,
     "redis_rdb": RedisRdb,
     "openbao_snapshot": OpenbaoSnapshot,
     "directory": Directory,
