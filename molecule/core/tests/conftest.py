@@ -8,12 +8,14 @@ import pytest
 
 from tests.support.deployment import Deployment
 from tests.support.engine import engine
+from tests.support.smtp import authority
 
 __all__ = ["engine"]
 
 
 @pytest.fixture(scope="session")
 def core(engine: object) -> Deployment:
+    authority()  # the inventory names its file
     return Deployment(name="test-core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
 
 
