@@ -18,8 +18,9 @@ options:
       - C(chosen) chooses and judges, and writes nothing.
       - C(fetched) also restores the run's snapshot into O(directory).
       - C(placed) puts the fetched directories where this environment has them.
+      - C(finished) writes how long it took to O(reports), and removes O(directory) with the keys in it.
     type: str
-    choices: [chosen, fetched, placed]
+    choices: [chosen, fetched, placed, finished]
     default: fetched
   definition:
     description: The source's C(backup.json) on the target. Not there, the one in O(directory)/keys is used.
@@ -66,6 +67,9 @@ options:
     description: Folder of this environment.
     type: path
     required: true
+  reports:
+    description: Folder of the reports. C(finished) only.
+    type: path
 attributes:
   check_mode:
     support: full
@@ -102,6 +106,10 @@ manifest:
   description: The run's manifest.
   returned: success
   type: dict
+seconds:
+  description: From the first key to now.
+  returned: when finished
+  type: float
 passed_over:
   description: Newer runs that are damaged or incomplete, and why.
   returned: success
@@ -132,6 +140,7 @@ from ansible.module_utils.n8n_platform.recovery import (
 )
 from ansible.module_utils.n8n_platform.restic import Restic
 
+_STATES = ("chosen", "fetched", "placed", "finished")
 _DEFINITION = "backup.json"
 # A network that every engine has, for a bucket elsewhere.
 _ANY_NETWORK = "bridge"
@@ -141,11 +150,12 @@ def build_spec() -> dict[str, Any]:
     texts = ("run", "time", "backup_image", "n8n_version", "postgres_major")
     paths = ("definition", "directory", "volumes_root", "data_root")
     return {
-        "state": {"type": "str", "choices": ["chosen", "fetched", "placed"], "default": "fetched"},
+        "state": {"type": "str", "choices": list(_STATES), "default": "fetched"},
         **{name: {"type": "path", "required": True} for name in paths},
         "source_environment": {"type": "str", "required": True},
         "repository": {"type": "str", "choices": ["local", "s3"], "default": "local"},
         **{name: {"type": "str", "default": ""} for name in texts},
+        "reports": {"type": "path"},
     }
 
 
@@ -159,6 +169,7 @@ class Manager:
         self.directory = recovery_fetch.Directory(Path(params["directory"]))
         self.values = self._read_definition()
         self.passed_over: list[str] = []
+        self.result: dict[str, Any] = {}
         self.manifest: dict[str, Any] = {}
 
     def plan(self) -> list[str]:
@@ -166,6 +177,9 @@ class Manager:
         if self.params["state"] == "placed":
             self.manifest = self.directory.manifest()
             return [f"{source} -> {target}" for source, target in sorted(self._places().items())]
+        if self.params["state"] == "finished":
+            self.manifest = self.directory.manifest()
+            return [f"finish the restore of run {self.manifest['run']}"]
         self.manifest = self._choose()
         if self.params["state"] == "chosen" or self._is_fetched():
             return []
@@ -176,6 +190,8 @@ class Manager:
         if self.params["state"] == "placed":
             for source, target in sorted(self._places().items()):
                 recovery_fetch.place(self.directory, source, target)
+        elif self.params["state"] == "finished":
+            self.result = recovery_fetch.finish(self.directory, Path(self.params["reports"]), self.now)
         elif steps:
             self.directory.take_keys(self.values)
             self.directory.begin(self.manifest)
@@ -276,6 +292,7 @@ def main() -> None:
         finished=manager.manifest["finished"],
         manifest=manager.manifest,
         passed_over=manager.passed_over,
+        **manager.result,
         diff={"before": "", "after": "".join(f"{step}\n" for step in steps)},
     )
 

@@ -14,6 +14,13 @@ description:
     network, in a directory beside the volume, which then takes its place in one step.
   - Does nothing for an instance that is not in the backup, and nothing a second time.
 options:
+  state:
+    description:
+      - C(restored) fills the volume from the dump.
+      - C(kept) copies the volume of a stopped instance, C(reverted) puts that copy back, C(discarded) removes it.
+    type: str
+    choices: [restored, kept, reverted, discarded]
+    default: restored
   name:
     description: Name of the instance, and of what the manifest calls C(redis-<name>).
     type: str
@@ -77,6 +84,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform import recovery_fetch
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots
@@ -84,6 +92,7 @@ from ansible.module_utils.n8n_platform.recovery import RecoveryError
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
 from ansible.module_utils.n8n_platform.secrets import make_directory
 
+_STATES = ("restored", "kept", "reverted", "discarded")
 # Prints: keys read from the dump, of which with an expiry; keys loaded; keys found by a start from the AOF alone.
 _SCRIPT = r"""
 set -eu
@@ -115,6 +124,7 @@ def build_spec() -> dict[str, Any]:
     paths = ("directory", "volume")
     texts = ("name", "image", "environment")
     return {
+        "state": {"type": "str", "choices": list(_STATES), "default": "restored"},
         **{name: {"type": "path", "required": True} for name in paths},
         **{name: {"type": "str", "required": True} for name in texts},
         "owner": {"type": "int", "default": 2002},
@@ -131,11 +141,16 @@ class Manager:
         self.directory = Directory(Path(params["directory"]))
         self.volume = Path(params["volume"])
         self.beside = self.volume.with_name(f"{self.volume.name}.restoring")
+        self.former = self.volume.with_name(f"{self.volume.name}.before-restore")
         self.step = f"redis-{params['name']}"
         self.oneshots = OneShots(engine, params["environment"], "restore", memory=0)
         self.keys: int | None = None
 
     def plan(self) -> list[str]:
+        state = self.params["state"]
+        if state != "restored":
+            needed = self.former.exists() != (state == "kept")
+            return [f"{state} {self.former}"] if needed else []
         if self.directory.done(self.step):
             return []
         artefact = self._artefact()
@@ -146,6 +161,17 @@ class Manager:
     def apply(self, steps: list[str]) -> None:
         if not steps:
             return
+        if self.params["state"] == "kept":
+            recovery_fetch.copy_tree(self.volume, self.former)
+        elif self.params["state"] == "reverted":
+            shutil.rmtree(self.volume, ignore_errors=True)
+            self.former.rename(self.volume)
+        elif self.params["state"] == "discarded":
+            shutil.rmtree(self.former)
+        else:
+            self._restore()
+
+    def _restore(self) -> None:
         artefact = self._artefact()
         shutil.rmtree(self.beside, ignore_errors=True)
         make_directory(self.beside, 0o700, self.params["owner"], self.params["owner"])
@@ -194,12 +220,11 @@ class Manager:
 
     def _switch(self) -> None:
         """What was there is gone only when the new one is in place."""
-        before = self.volume.with_name(f"{self.volume.name}.before-restore")
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(self.former, ignore_errors=True)
         if self.volume.exists():
-            self.volume.rename(before)
+            self.volume.rename(self.former)
         self.beside.rename(self.volume)
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(self.former, ignore_errors=True)
 
 
 def main() -> None:

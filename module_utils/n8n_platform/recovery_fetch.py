@@ -6,8 +6,10 @@ the manifest), `directories/<item>/`, `steps/` (an empty file for each done step
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ SOURCE_KEYS = {
     "n8n_encryption_key": ("secrets_root", "n8n-main/n8n_encryption_key"),
     "backup_restic_password": ("secrets_root", "host/backup_restic_password"),
     "backup_s3_credentials": ("secrets_root", "host/backup_s3_credentials"),
+    "s3-ca.pem": ("state_root", "s3-ca.pem"),
 }
-_OPTIONAL_KEYS = ("backup_s3_credentials", "openbao.key", "openbao.json")
+_OPTIONAL_KEYS = ("backup_s3_credentials", "s3-ca.pem", "openbao.key", "openbao.json")
 
 
 class Directory:
@@ -151,12 +154,35 @@ def place(directory: Directory, fetched: Path, target: Path) -> None:
     directory.mark(f"placed-{fetched.name}")
 
 
+def finish(directory: Directory, reports: Path, now: datetime) -> dict[str, Any]:
+    """Writes `<reports>/<run>/report.json` and removes the directory, keys first; {seconds}."""
+    begun = min(path.stat().st_mtime for path in directory.keys.iterdir())
+    report = {
+        "run": directory.run(),
+        "started": datetime.fromtimestamp(begun, timezone.utc).isoformat(),
+        "finished": now.isoformat(),
+        "seconds": round(now.timestamp() - begun, 1),
+    }
+    folder = reports / directory.run()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_private(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    shutil.rmtree(directory.keys)
+    shutil.rmtree(directory.path)
+    return {"seconds": report["seconds"]}
+
+
 def _move(source: Path, target: Path) -> None:
     """Into place with one rename, from another file system too."""
     if source.stat().st_dev == target.parent.stat().st_dev:
         source.rename(target)
         return
-    beside = target.with_name(f".{target.name}.restoring")
+    copy_tree(source, target)
+    shutil.rmtree(source)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """A copy with owners and modes, which takes its name when it is whole."""
+    beside = target.with_name(f".{target.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(source, beside, symlinks=True)
     for folder, folders, files in os.walk(source):
@@ -165,4 +191,3 @@ def _move(source: Path, target: Path) -> None:
             copied = beside / Path(folder).relative_to(source) / name
             os.chown(copied, owner.st_uid, owner.st_gid, follow_symlinks=False)
     beside.rename(target)
-    shutil.rmtree(source)
