@@ -103,13 +103,17 @@ def inside(docker: str, socket: str, container: str) -> Runner:
 
 @dataclass(frozen=True)
 class PgBackRest:
-    """Raises PgBackRestError with pgBackRest's own words, and what a wrong passphrase looks like as such."""
+    """Raises PgBackRestError with pgBackRest's own words, and what a wrong passphrase looks like as such.
+
+    `options` go to every command, over what its configuration says.
+    """
 
     stanza: str
     run: Runner = field(repr=False)
+    options: tuple[str, ...] = ()
 
     def call(self, command: str, *options: str, seconds: float = 600.0) -> str:
-        argv = ["pgbackrest", f"--stanza={self.stanza}", *options, command]
+        argv = ["pgbackrest", f"--stanza={self.stanza}", *self.options, *options, command]
         return self._checked(self.run(argv, seconds), command, seconds)
 
     def repositories(self, names: Iterable[str], seconds: float = 120.0) -> dict[str, Repository]:
@@ -120,7 +124,15 @@ class PgBackRest:
 
     def listing(self, name: str, path: str, seconds: float = 300.0) -> dict[str, dict[str, Any]]:
         """Entries below a path of a repository, by relative path: {type, size, time}."""
-        argv = ["pgbackrest", f"--repo={KEYS[name]}", "--output=json", "--recurse", "repo-ls", path]
+        argv = [
+            "pgbackrest",
+            *self.options,
+            f"--repo={KEYS[name]}",
+            "--output=json",
+            "--recurse",
+            "repo-ls",
+            path,
+        ]
         answer: dict[str, dict[str, Any]] = json.loads(
             self._checked(self.run(argv, seconds), "repo-ls", seconds) or "{}"
         )

@@ -191,22 +191,23 @@ class Recovery:
                 Exit.NO_SPACE,
             )
 
-    def _common(self) -> list[str]:
-        options = [
-            f"--repo={KEYS[self._request.repository]}",
-            f"--pg1-path={_ROOT}/{self._staged}",
-            f"--spool-path={_SPOOL}",
-        ]
-        if self._request.s3_path and self._request.repository == "s3":
-            options.append(f"--repo2-path={self._request.s3_path}")
-        if self._request.ca_file and self._request.repository == "s3":
-            options.append(f"--repo2-storage-ca-file={_KEYS}/s3-ca.pem")
-        return options
+    def _overrides(self) -> tuple[str, ...]:
+        """What differs from the source's configuration here."""
+        request = self._request
+        if request.repository != "s3":
+            return ()
+        path = (f"--repo2-path={request.s3_path}",) if request.s3_path else ()
+        return (*path, *((f"--repo2-storage-ca-file={_KEYS}/s3-ca.pem",) if request.ca_file else ()))
 
     def _restore_options(self, backup: Backup) -> list[str]:
         request = self._request
-        get = _GET % " ".join([f"--stanza={request.stanza}", *self._common()])
-        options = [*self._common(), f"--set={backup.label}", f"--target-timeline={request.timeline}"]
+        common = [
+            f"--repo={KEYS[request.repository]}",
+            f"--pg1-path={_ROOT}/{self._staged}",
+            f"--spool-path={_SPOOL}",
+        ]
+        get = _GET % " ".join([f"--stanza={request.stanza}", *self._overrides(), *common])
+        options = [*common, f"--set={backup.label}", f"--target-timeline={request.timeline}"]
         options += [f"--process-max={request.processes}", f"--recovery-option=restore_command={get}"]
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
@@ -263,7 +264,7 @@ class Recovery:
                     timeout=seconds,
                 )
 
-            yield PgBackRest(request.stanza, run)
+            yield PgBackRest(request.stanza, run, self._overrides())
 
 
 def _private() -> str | None:
