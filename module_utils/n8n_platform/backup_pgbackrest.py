@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import (
     Repository,
 )
 from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
+from ansible.module_utils.n8n_platform.postgres_generations import former_generations
 
 _PRUNE_CONFIGURATION = "/run/pgbackrest-prune.conf"
 _DAYS = {"local": "local_days", "s3": "offsite_days"}
@@ -128,6 +130,13 @@ class PgBackRestItem:
             if not dry_run:
                 self._expire(context, name, expiry.keep_fulls)
         return listed
+
+    def completed(self, context: Context) -> list[str]:
+        """After a good set: the data that the last restore has replaced goes. One text each."""
+        gone = former_generations(context.definition.volumes_root / self.service)
+        for path in gone:
+            shutil.rmtree(path)
+        return [f"removed {path}, which a restore has replaced" for path in gone]
 
     def status(self, context: Context) -> dict[str, Any]:
         """Sets, archive lag and WAL that is missing: for info and metrics. What cannot be asked is in `problem`."""

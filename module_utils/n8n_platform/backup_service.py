@@ -12,6 +12,7 @@ from typing import Any
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import problems as known_problems
+from ansible.module_utils.n8n_platform.backup_kinds import build
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
@@ -19,6 +20,7 @@ from ansible.module_utils.n8n_platform.backup_retention import due_type, missed
 from ansible.module_utils.n8n_platform.backup_run import Outcome, Run, empty, items_sizes
 from ansible.module_utils.n8n_platform.backup_state import Log, State
 from ansible.module_utils.n8n_platform.backup_verify import verify
+from ansible.module_utils.n8n_platform.backup_watch import watch
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.http import HttpError
@@ -96,6 +98,7 @@ class Service:
             started, context = time.monotonic(), self.context(owed)
             try:
                 self._clean_up(context, crashed)
+                self._watch(context)
                 run = Run(context)
                 try:
                     outcome = run.execute()
@@ -184,6 +187,8 @@ class Service:
             except (BackupError, EngineError, HttpError, OSError) as error:
                 outcome.problems.append(f"prune: {error}")
                 code = code or Exit.NOT_PRUNED
+        if code is Exit.DONE and context.type != "incr":
+            lines += self._settle(context)
         self._record(context.type, started, code, "; ".join(outcome.problems))
         self.log.write(
             "run finished", level="error" if code else "info", code=int(code), problems=outcome.problems
@@ -193,6 +198,22 @@ class Service:
                 "backup incomplete", "; ".join(outcome.problems), run=manifest["run"], code=int(code)
             )
         return Answer(code, lines + outcome.problems, outcome.manifest, problems=outcome.problems)
+
+    def _settle(self, context: Context) -> list[str]:
+        """What was kept for a way back until there is a good set: gone, in words."""
+        return [
+            line
+            for _, item in build(self.definition)
+            if hasattr(item, "completed")
+            for line in item.completed(context)
+        ]
+
+    def _watch(self, context: Context) -> None:
+        facts, found = watch(context)
+        self.state.update(archive=facts)
+        if found:
+            self.log.write("archive", level="error", problems=found)
+            self._notify("point-in-time restore is in danger", "; ".join(found))
 
     def _failed(self, error: Exception, run_type: str, started: float) -> BackupError:
         code = error.code if isinstance(error, BackupError) else Exit.FAILED

@@ -14,12 +14,18 @@ LOG = "backup.log"
 METRICS = "metrics/backup.prom"
 _LOG_LIMIT = 5 << 20
 _PREFIX = "n8n_platform_backup"
+_ARCHIVE = {
+    "lag_seconds": "Age of the oldest write-ahead log that is not archived.",
+    "waiting_bytes": "Write-ahead log that waits to be archived.",
+    "failed_count": "Attempts to archive that failed.",
+}
 
 
 class State:
     """{since, last_run {run, type, started, finished, code, problem}, success {local, s3: {run, finished, bytes}},
     durations {step: seconds}, sizes {item: bytes}, verified {finished, ok, problems}, drill {finished, ok, ...},
-    required_bytes, free_bytes, sets {repository: count}, window {repository: ISO 8601}, rotation}."""
+    archive {item: {lag_seconds, waiting_bytes, failed_count, gaps}}, required_bytes, free_bytes,
+    sets {repository: count}, window {repository: ISO 8601}, rotation}."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -105,6 +111,11 @@ def metrics(values: dict[str, Any], environment: str) -> str:
     gauge("item_size_bytes", "Size by item in the last run.", values.get("sizes") or {}, "item")
     gauge("required_bytes", "Forecast of the last run.", {"": values.get("required_bytes")})
     gauge("free_bytes", "Free bytes below the local repository.", {"": values.get("free_bytes")})
+    archive = values.get("archive") or {}
+    for name, text in _ARCHIVE.items():
+        gauge(f"archive_{name}", text, {item: facts[name] for item, facts in archive.items()}, "item")
+    gaps = {item: len(facts["gaps"]) for item, facts in archive.items()}
+    gauge("archive_gaps", "Holes in the write-ahead log: moments that cannot be restored.", gaps, "item")
     gauge("sets", "Good sets.", values.get("sets") or {}, repository)
     oldest = {name: _unix(moment) for name, moment in (values.get("window") or {}).items()}
     gauge("window_start_timestamp_seconds", "Oldest moment that can be restored.", oldest, repository)
