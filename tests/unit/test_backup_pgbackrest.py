@@ -1,0 +1,145 @@
+"""What is read from pgBackRest's answers, and which sets a retention keeps."""
+
+import json
+from collections.abc import Sequence
+
+import pytest
+from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
+from ansible.module_utils.n8n_platform.backup import Exit
+from ansible.module_utils.n8n_platform.engine_run import Result
+from ansible.module_utils.n8n_platform.pgbackrest import Backup, PgBackRest, PgBackRestError
+
+DAY = 86400
+
+
+def backup(day: float, type_: str = "full", damaged: bool = False, base: float = 0) -> Backup:
+    label = f"day{day:g}F" if type_ == "full" else f"day{base:g}F_day{day:g}I"
+    stop = int(day * DAY)
+    return Backup(label, type_, stop - 60, stop, f"{stop:024X}", f"{stop:024X}", 1, 1, damaged, (), {})
+
+
+WEEKLY = [backup(0), backup(1, "incr", base=0), backup(7), backup(8, "incr", base=7), backup(14), backup(21)]
+
+
+@pytest.mark.parametrize(
+    ("now", "days", "minimum", "gone", "from_day"),
+    [
+        (13.9, 7, 1, [], 0),
+        (14.0, 7, 1, ["day0F", "day0F_day1I"], 7),
+        (20.9, 7, 1, ["day0F", "day0F_day1I"], 7),
+        (21.0, 7, 1, ["day0F", "day0F_day1I", "day7F", "day7F_day8I"], 14),
+        (36.9, 30, 1, [], 0),
+        (37.0, 30, 1, ["day0F", "day0F_day1I"], 7),
+        (100, 7, 1, ["day0F", "day0F_day1I", "day7F", "day7F_day8I", "day14F"], 21),
+        (100, 7, 3, ["day0F", "day0F_day1I"], 7),
+        (100, 7, 9, [], 0),
+    ],
+)
+def test_every_moment_of_the_time_and_the_minimum_of_sets_stay(
+    now: float, days: int, minimum: int, gone: list[str], from_day: int
+) -> None:
+    made = [one for one in WEEKLY if one.stop <= now * DAY]
+    plan = pgbackrest_retention.plan(made, now * DAY, days, minimum)
+    assert list(plan.gone) == gone
+    assert plan.wal_from == f"{from_day * DAY:024X}"
+    assert plan.keep_fulls == len([one for one in made if one.type == "full" and one.label not in gone])
+
+
+def test_the_newest_set_before_the_time_stays_though_it_is_old() -> None:
+    assert pgbackrest_retention.plan([backup(0), backup(50)], 51 * DAY, 7, 1).gone == ()
+
+
+def test_a_set_with_damaged_pages_counts_neither_as_reaching_back_nor_as_one_of_the_minimum() -> None:
+    sets = [backup(0), backup(10, damaged=True), backup(20)]
+    assert pgbackrest_retention.plan(sets, 21 * DAY, 7, 1).gone == ()
+    assert pgbackrest_retention.plan([*sets, backup(30)], 40 * DAY, 7, 2).gone == ("day0F", "day10F")
+    assert pgbackrest_retention.plan([*sets, backup(30)], 40 * DAY, 7, 3).gone == ()
+
+
+def test_an_empty_repository_has_nothing_to_expire() -> None:
+    assert pgbackrest_retention.plan([], 0, 7, 2) == pgbackrest_retention.Expiry(0, (), "")
+
+
+@pytest.mark.parametrize(
+    ("segments", "holes"),
+    [
+        ([], []),
+        (["000000010000000000000001"], []),
+        (["0000000100000000000000FE", "0000000100000000000000FF", "000000010000000100000000"], []),
+        (["000000010000000000000001", "000000010000000000000004"], [(1, 4)]),
+        (["0000000100000000000000FF", "000000010000000100000001"], [(255, 257)]),
+        # A timeline begins where the one before was left.
+        (["000000010000000000000009", "000000020000000000000005", "000000020000000000000006"], []),
+    ],
+)
+def test_missing_wal_is_seen_within_a_timeline(segments: list[str], holes: list[tuple[int, int]]) -> None:
+    found = [(pgbackrest.number(a), pgbackrest.number(b)) for a, b in pgbackrest.gaps(segments)]
+    assert found == holes
+
+
+def test_what_is_no_segment_has_no_number() -> None:
+    with pytest.raises(ValueError, match="no WAL segment"):
+        pgbackrest.number("00000002.history")
+
+
+def client(code: int, stdout: str = "", stderr: str = "") -> PgBackRest:
+    def run(argv: Sequence[str], seconds: float) -> Result:
+        return Result(code, stdout, stderr)
+
+    return PgBackRest("n8n", run)
+
+
+HTTP = """ERROR: [039]: HTTP request failed with 403 (Forbidden):
+       *** Path/Query ***:
+       PUT /bucket/x
+       *** Request Headers ***:
+       authorization: <redacted>
+       *** Response Content ***:
+       <Error><Code>AccessDenied</Code><Message>no</Message></Error>"""
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "exit_", "text"),
+    [
+        (124, "", Exit.FAILED, "time limit of 600 s"),
+        (95, "ERROR: [095]: unable to decrypt", Exit.WRONG_KEY, "unable to decrypt"),
+        (61, "ERROR: [061]: unable to write: [28] No space left on device", Exit.NO_SPACE, "No space left"),
+        (39, HTTP, Exit.FAILED, "403 (Forbidden): *** Path/Query ***: PUT /bucket/x AccessDenied"),
+    ],
+)
+def test_failures_are_told_in_few_words_and_by_their_kind(code: int, said: str, exit_: Exit, text: str) -> None:
+    with pytest.raises(PgBackRestError) as failed:
+        client(code, stderr=said).call("backup")
+    assert failed.value.code == exit_ and text in str(failed.value)
+    assert "authorization" not in str(failed.value)
+
+
+def test_a_repository_that_does_not_answer_does_not_hide_the_other() -> None:
+    set_ = {
+        "label": "20261122-110318F",
+        "type": "full",
+        "timestamp": {"start": 1, "stop": 2},
+        "archive": {"start": "A", "stop": "B"},
+        "info": {"size": 10, "repository": {"delta": 5}},
+        "database": {"id": 1, "repo-key": 1},
+        "error": False,
+        "reference": None,
+        "annotation": {"run": "r"},
+    }
+    answer = {
+        "name": "n8n",
+        "repo": [
+            {"key": 1, "status": {"code": 0, "message": "ok"}},
+            {"key": 2, "status": {"code": 99, "message": "[CryptoError] unable"}},
+        ],
+        "db": [{"id": 1, "repo-key": 1, "system-id": 7, "version": "17"}],
+        "archive": [{"database": {"repo-key": 1}, "id": "17-1", "min": "A", "max": "B"}],
+        "backup": [set_],
+    }
+    found = client(0, json.dumps([answer])).repositories(["local", "s3"])
+    assert found["local"].backups[0].annotations == {"run": "r"} and found["local"].wal_max == "B"
+    assert not found["s3"].created and "CryptoError" in found["s3"].problem
+
+
+def test_a_repository_without_a_stanza_is_not_there_yet() -> None:
+    assert not client(0, "[]").repositories(["local"])["local"].created
