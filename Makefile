@@ -29,7 +29,7 @@ backup-key: ## the key pair for bundles of keys (ARGS="--file ... --passphrase-f
 $(PLAYBOOKS): venv
 	.venv/bin/ansible-playbook -i inventories/$(ENV) $(BECOME) playbooks/$@.yml $(ARGS)
 
-test: ## everything: lint, unit, contract, render, deployments (STAGES="lint unit" selects)
+test: ## everything: lint, unit, contract, render, backup, deployments (STAGES="lint unit" selects)
 	bin/test $(STAGES)
 
 test-nightly: ## everything, and what takes too long for each change
