@@ -42,6 +42,7 @@ CONTRIBUTION: dict[str, Any] = {
             "health_path": "/healthz",
         }
     ],
+    "backup": [{"name": "made-up", "kind": "directory", "path": "{{ platform_volumes_root }}/made-up"}],
     "schedule": [{"name": "made-up-job", "calendar": "daily 03:30", "command": ["/bin/true"]}],
 }
 MERGED = {
@@ -49,6 +50,7 @@ MERGED = {
     "host_names": "{{ __traefik_host_names }}",
     "jobs": "{{ __schedule_jobs }}",
     "secrets": "{{ __secrets_entries }}",
+    "items": "{{ __backup_definition['items'] }}",
 }
 
 
@@ -85,7 +87,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         # Only their variables are wanted here: a role imported under a false condition is in sight and does nothing.
         play(
             made_up,
-            *(enter(name, "config", when=False) for name in ("traefik", "schedule", "secrets")),
+            *(enter(name, "config", when=False) for name in ("traefik", "schedule", "secrets", "backup")),
             write("merged", MERGED),
         ),
     ]
@@ -134,3 +136,8 @@ def test_its_secret_is_made(merged: dict[str, Any]) -> None:
 
 def test_its_job_is_scheduled(merged: dict[str, Any]) -> None:
     assert CONTRIBUTION["schedule"][0] in merged["jobs"]
+
+
+def test_it_is_backed_up(merged: dict[str, Any]) -> None:
+    assert "made-up" in {item["name"] for item in merged["items"]}
+    assert all("{{" not in str(item) for item in merged["items"])
