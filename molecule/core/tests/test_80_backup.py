@@ -1,0 +1,105 @@
+"""The deployment is backed up by its own playbook and by the commands of the documentation."""
+
+import hashlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.deployment import ROOT, Deployment
+from tests.support.docs import doc_block
+
+
+@pytest.fixture(scope="module")
+def made(core: Deployment) -> dict[str, Any]:
+    """The manifest of a full set."""
+    command = doc_block("backup").strip() + " ENV=../molecule/core/inventory"
+    done = subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return manifests(core)[-1]
+
+
+def root(core: Deployment) -> Path:
+    return Path("/var/backups/n8n-platform") / core.name
+
+
+def manifests(core: Deployment) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(root(core).glob("runs/*/manifest.json"))]
+
+
+def command(core: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = core.data_root / "state/platform-backup"
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_manifest_names_everything_that_there_is(core: Deployment, made: dict[str, Any]) -> None:
+    items = {item["name"] for item in made["items"]}
+    assert {
+        "postgres-n8n",
+        "dump-n8n",
+        "redis-queue",
+        "openbao",
+        "n8n-home",
+        "n8n-data",
+        "n8n-scripts",
+    } <= items
+    rest = {key: value for key, value in made.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == made["sha256"]
+    count, last = core.sql(
+        "SELECT count(*), (SELECT name FROM migrations ORDER BY id DESC LIMIT 1) FROM migrations"
+    )[0]
+    assert made["migrations"] == {"count": int(count), "last": last}
+    assert made["pgbackrest"]["n8n"]["local"]
+    assert made["pgbackrest"]["n8n"]["wal_start"]
+    assert made["problems"] == []
+    assert all(item["bytes"] > 0 and item["sha256"] for item in made["items"] if "file" in item)
+
+
+def test_the_documented_commands_work(core: Deployment, made: dict[str, Any]) -> None:
+    script = doc_block("backup-commands").replace("/local/", f"/{core.name}/")
+    done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "(incr)" in done.stdout
+    assert "off-site: " in done.stdout
+    assert "nothing is damaged" in done.stdout
+    assert manifests(core)[-1]["type"] == "incr"
+    assert [each["run"] for each in manifests(core)][:1] == [made["run"]]
+
+
+def test_nothing_is_owed_after_it(core: Deployment, made: dict[str, Any]) -> None:
+    run = core.run("backup", backup_type="auto", check=True)
+    assert run.rc == 0, run.failures()
+    done = command(core, "run")
+    assert done.returncode == 0
+    assert done.stdout.strip() == "nothing is due" or "(incr)" in done.stdout, "another hour has begun"
+
+
+def test_no_secret_is_written_in_clear(core: Deployment, made: dict[str, Any]) -> None:
+    state = core.data_root / "state"
+    texts = [
+        path.read_text()
+        for path in (state / "backup.log", state / "backup.json", state / "backup-state.json")
+    ]
+    texts += [path.read_text() for path in root(core).glob("runs/*/manifest.json")]
+    secrets = [path.read_text() for path in (core.data_root / "secrets").glob("*/*") if path.is_file()]
+    values = {
+        line for text in secrets for line in text.splitlines() if re.fullmatch(r"[A-Za-z0-9]{24,}", line)
+    }
+    assert values
+    assert [value[:4] for value in values for text in texts if value in text] == []
+
+
+def test_metrics_say_that_it_worked(core: Deployment, made: dict[str, Any]) -> None:
+    metrics = (core.data_root / "state/metrics/backup.prom").read_text()
+    assert f'last_run_exit_code{{environment="{core.name}"}} 0' in metrics
+    assert f'last_success_timestamp_seconds{{environment="{core.name}",repository="local"}}' in metrics
+
+
+def test_verify_still_changes_nothing(core: Deployment, made: dict[str, Any]) -> None:
+    run = core.run("verify")
+    assert run.rc == 0, run.failures()
+    assert run.changed == 0, run.changed_tasks()
