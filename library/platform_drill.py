@@ -11,6 +11,7 @@ short_description: Rehearse a restore and write down what came of it
 description:
   - C(marked) counts and hashes the workflows and the finished executions of the source, names the moment at which that
     was so, and waits until the write-ahead log of this moment is archived. Nothing of the source is changed.
+  - C(archived) only waits until the log of what has happened until now is archived; a source that does not run is left.
   - C(compared) does the same in the copy, which was restored to that moment, before n8n starts there.
   - C(decrypted) lets n8n decrypt every credential of the copy. No credential is returned.
   - C(recorded) writes the outcome where metrics and C(verify) read it.
@@ -18,7 +19,7 @@ options:
   state:
     description: What is done, see above.
     type: str
-    choices: [marked, compared, decrypted, recorded]
+    choices: [marked, archived, compared, decrypted, recorded]
     required: true
   project:
     description: Compose project; of the source for C(marked), else of the copy.
@@ -88,6 +89,7 @@ from ansible.module_utils.n8n_platform.backup_state import Log, State
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.http import HttpError
 
+_STATES = ("marked", "archived", "compared", "decrypted", "recorded")
 _ATTEMPTS = 10
 _POLL_SECONDS = 0.5
 # Sums of hashes do not depend on the order of rows. What is still running would change under our hands.
@@ -125,7 +127,7 @@ def build_spec() -> dict[str, Any]:
     return {
         "state": {
             "type": "str",
-            "choices": ["marked", "compared", "decrypted", "recorded"],
+            "choices": list(_STATES),
             "required": True,
         },
         "project": {"type": "str"},
@@ -151,6 +153,7 @@ class Manager:
     def apply(self, state: str) -> dict[str, Any]:
         return {
             "marked": self._mark,
+            "archived": self._archive_running,
             "compared": self._compare,
             "decrypted": self._decrypt,
             "recorded": self._record,
@@ -170,6 +173,12 @@ class Manager:
                 reference = {"started": started, "time": moment, "until": until, "loss_seconds": loss}
                 return {"reference": {**reference, "tables": before}}
         raise DrillError(f"workflows or finished executions changed during each of {_ATTEMPTS} looks at them")
+
+    def _archive_running(self) -> dict[str, Any]:
+        container = self.engine.service(self.params["project"], self.params["service"])
+        if container and container["State"]["Status"] == "running":
+            self._archive()
+        return {}
 
     def _archive(self) -> None:
         segment = self._sql(_COMMIT).splitlines()[-1]
