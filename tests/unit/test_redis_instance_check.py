@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from redis_instance_check import Client, RedisError, acl_differences, differences, users
+from redis_instance_check import Client, RedisError, acl_differences, differences, spells_out, users
 
 HASH = "#" + "a0" * 32
 ACL = [
@@ -26,6 +26,8 @@ class FakeContainer:
         self.calls.append((argv, stdin))
         if argv[-1] == "redis-cli":
             return 0, "PONG\n" if self.open else "NOAUTH Authentication required.\n\n", ""
+        if stdin == "INFO server\n":
+            return 0, "redis_version:8.0.2\r\n", ""
         refusal = "User n8n has no permissions to run the 'flushall' command"
         replies = [self.answers.get(line, refusal) for line in stdin.splitlines()]
         return 0, "".join(f"{json.dumps(reply)}\n" for reply in replies), ""
@@ -123,3 +125,21 @@ def test_too_few_replies_are_an_error():
 def test_the_version_is_that_of_the_flavour(answer, version):
     client = Client(lambda _argv, _stdin: (0, answer, ""), "abc", "admin", "/p")
     assert client.version() == version
+
+
+def test_a_server_that_spells_rules_out_is_compared_by_keys_and_channels() -> None:
+    """As Redis 7.0 lists them."""
+    listed = ["user default off sanitize-payload ~* &* +@all"]
+    listed += [
+        "user n8n on sanitize-payload #0123 ~bull:* resetchannels &bull:* +@all -@admin -keys -flushall"
+    ]
+    actual, wanted = (
+        users(listed),
+        {"n8n": "~bull:* &bull:* +@all -@admin -@dangerous +info"},
+    )
+    assert spells_out("7.0.15")
+    assert not spells_out("7.2.4") and not spells_out("8.1.1")
+    assert acl_differences(actual, wanted, spelled_out=True) == []
+    assert acl_differences(actual, wanted) == ["user n8n lacks -@dangerous +info"]
+    wider = {"n8n": "~bull:* ~n8n:* +@all"}
+    assert acl_differences(actual, wider, spelled_out=True) == ["user n8n lacks ~n8n:*"]
