@@ -72,6 +72,11 @@ problems:
   returned: always
   type: list
   elements: str
+summary:
+  description: The same in lines to be shown.
+  returned: success
+  type: list
+  elements: str
 notes:
   description: What is missing by choice, such as an off-site copy.
   returned: always
@@ -85,7 +90,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition
-from ansible.module_utils.n8n_platform.backup_info import describe
+from ansible.module_utils.n8n_platform.backup_info import describe, summary
 
 _NOTHING: dict[str, Any] = {
     "environment": "",
@@ -115,7 +120,10 @@ def main() -> None:
         found = describe(Definition.load(path), datetime.now(timezone.utc)) if path.exists() else _NOTHING
     except BackupError as error:
         module.fail_json(msg=str(error))
-    told = {("notes" if key == "warnings" else key): value for key, value in found.items()}
+    lines = [f"Backups: {line}" for line in summary(found)] if found["environment"] else []
+    told = {("notes" if key == "warnings" else key): value for key, value in found.items()} | {
+        "summary": lines
+    }
     if module.params["fail_on_problems"] and found["problems"]:
         module.fail_json(msg=f"backup: {'; '.join(found['problems'])}", **told)
     module.exit_json(changed=False, **told)

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
-from ansible.module_utils.n8n_platform.backup_info import describe
+from ansible.module_utils.n8n_platform.backup_info import describe, summary
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
@@ -64,15 +64,7 @@ def _shown(info: dict[str, Any], options: argparse.Namespace) -> Answer:
         return Answer(lines=lines or ["no sets"])
     if options.json:
         return Answer(lines=[json.dumps(info, indent=1, sort_keys=True)])
-    newest = info["newest"]
-    lines = [
-        f"newest: {newest['run']}, {newest['age_seconds'] // 60} min old" if newest else "newest: none",
-        f"sets: {sum(one['good'] for one in info['sets'])}",
-        f"off-site: {info['offsite']['newest'] if info['offsite']['state'] == 'off-site' else 'none'}",
-        *(f"warning: {text}" for text in info["warnings"] if not text.startswith("off-site")),
-        *(f"problem: {text}" for text in info["problems"]),
-    ]
-    return Answer(Exit.LATE if info["problems"] else Exit.DONE, lines)
+    return Answer(Exit.LATE if info["problems"] else Exit.DONE, summary(info))
 
 
 def _state(one: dict[str, Any]) -> str:

@@ -34,6 +34,19 @@ def describe(definition: Definition, now: datetime) -> dict[str, Any]:
     }
 
 
+def summary(info: dict[str, Any], sets: int = 10) -> list[str]:
+    """For somebody who looks: the newest set, the window, at most `sets` of the sets, and what is wrong."""
+    newest, off = info["newest"], info["offsite"]
+    good = [one for one in info["sets"] if one["good"]]
+    age = f"{newest['run']}, {newest['age_seconds'] // 60} min old" if newest else "none"
+    lines = [f"newest: {age}; {len(good)} good sets"]
+    lines += [f"window: {name}, from {window['from']}" for name, window in info["window"].items()]
+    lines.append(f"off-site: {(off['newest'] or 'nothing yet') if off['state'] == 'off-site' else 'none'}")
+    lines += [f"  {one['run']}  {one['type']:4}  {'+'.join(one['repositories'])}" for one in good[:sets]]
+    lines += [f"warning: {text}" for text in info["warnings"] if not text.startswith("off-site")]
+    return lines + [f"problem: {text}" for text in info["problems"]]
+
+
 def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
     """What `verify` fails on."""
     maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))

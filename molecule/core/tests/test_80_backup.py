@@ -64,7 +64,7 @@ def test_the_documented_commands_work(core: Deployment, made: dict[str, Any]) ->
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(incr)" in done.stdout
-    assert "off-site: " in done.stdout
+    assert "off-site: none" in done.stdout
     assert "nothing is damaged" in done.stdout
     assert manifests(core)[-1]["type"] == "incr"
     assert [each["run"] for each in manifests(core)][:1] == [made["run"]]
