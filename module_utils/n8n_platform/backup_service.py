@@ -12,7 +12,7 @@ from typing import Any
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import problems as known_problems
-from ansible.module_utils.n8n_platform.backup_kinds import build
+from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
@@ -148,6 +148,7 @@ class Service:
     def initialise(self, dry_run: bool = False) -> list[str]:
         """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
         made = []
+        check_items(self.definition)
         if not dry_run:
             # Others pass through to what is theirs, but see nothing.
             self.definition.root.mkdir(mode=0o711, parents=True, exist_ok=True)
