@@ -7,8 +7,6 @@ import re
 import secrets
 import shutil
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,9 @@ import boto3
 import docker
 import yaml
 from botocore.config import Config
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from docker.models.containers import Container
 
+from tests.support.certificates import Authority
 from tests.support.deployment import ROOT, wait_until
 
 ROLE_VARIABLES = ROOT / "roles/object_storage/vars/main.yml"
@@ -208,56 +203,9 @@ class S3Store:
 
     def _make_certificates(self) -> None:
         """An authority that stays, and a certificate for this start."""
-        key_file = self.directory / "ca.key"
-        if not key_file.exists():
-            key, certificate = _certificate("n8n test authority", None, [])
-            key_file.write_bytes(_pem(key))
-            self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        authority = (
-            serialization.load_pem_private_key(key_file.read_bytes(), None),
-            x509.load_pem_x509_certificate(self.ca_file.read_bytes()),
-        )
-        names = [self.name, "object-storage", "localhost", "127.0.0.1", self.host]
-        key, certificate = _certificate(self.name, authority, names)
+        authority = Authority(self.directory / "authority")
+        self.ca_file.write_bytes(authority.ca_file.read_bytes())
         files = self.directory / "secrets"
-        (files / "object_storage_tls.key").write_bytes(_pem(key))
-        (files / "object_storage_tls.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        names = [self.name, "object-storage", "localhost", "127.0.0.1", self.host]
+        authority.issue(files / "object_storage_tls.crt", files / "object_storage_tls.key", names)
         (files / "object_storage_tls.ca").write_bytes(self.ca_file.read_bytes())
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-
-
-def _certificate(
-    name: str, authority: tuple[Any, x509.Certificate] | None, names: list[str]
-) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
-    """Self-signed without an authority."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(authority[1].subject if authority else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=3650))
-        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
-    )
-    if authority:
-        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        builder = builder.add_extension(x509.ExtendedKeyUsage(both), critical=False)
-        builder = builder.add_extension(
-            x509.SubjectAlternativeName([_general_name(item) for item in names]), critical=False
-        )
-    return key, builder.sign(authority[0] if authority else key, hashes.SHA256())
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)

@@ -7,6 +7,7 @@ members=($!)
 if [ -r "$console" ]; then
     # The console takes one file of options only.
     umask 077
+    mkdir -p /var/lib/seaweedfs/console
     cat /etc/seaweedfs/console.options "$console" > /tmp/console.options
     weed -logtostderr admin -options=/tmp/console.options &
     members+=($!)

@@ -23,6 +23,7 @@ import json
 import signal
 import sys
 
+import boto3.exceptions
 import botocore.exceptions as errors
 import botocore.parsers
 import buckets
@@ -42,7 +43,6 @@ OPERATIONS = {
 NAMES = {"403": "AccessDenied", "404": "NotFound"}
 # Ours by kind of failure, the first that fits.
 CODES = (
-    ((errors.SSLError,), "Untrusted"),
     ((errors.ConnectTimeoutError, errors.ReadTimeoutError), "Timeout"),
     (
         (
@@ -59,35 +59,55 @@ CODES = (
 )
 
 
+class TooLate(BaseException):
+    """No Exception: libraries catch those, and try again."""
+
+
 def too_late(*_):
-    raise Refused("Timeout", "not done within the time limit of the request")
+    raise TooLate("not done within the time limit of the request")
 
 
 def explained(error):
     """(code, HTTP status, message) of whatever went wrong."""
+    # Transfers in parts hide the reason.
+    if isinstance(error, boto3.exceptions.S3UploadFailedError) and error.__context__:
+        return explained(error.__context__)
+    if isinstance(error, boto3.exceptions.RetriesExceededError) and error.last_exception:
+        return explained(error.last_exception)
+    if isinstance(error, TooLate):
+        return "Timeout", 0, str(error)
     if isinstance(error, Refused):
         return error.code, error.status, str(error)
     if isinstance(error, errors.ClientError):
         said, status = error.response["Error"], error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
         code = said.get("Code", str(status))
         return NAMES.get(code, code), status, said.get("Message") or str(error)
+    if isinstance(error, errors.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "Untrusted", 0, str(error)
     for kinds, code in CODES:
         if isinstance(error, kinds):
             return code, 0, f"{type(error).__name__}: {error}"
     return type(error).__name__, 0, str(error)
 
 
-def main():
+def answer_to(text):
+    """The answer to a request, whatever happens."""
     request = {}
+    signal.signal(signal.SIGALRM, too_late)
     try:
-        request = json.loads(sys.argv[1] if len(sys.argv) > 1 else sys.stdin.read())
-        signal.signal(signal.SIGALRM, too_late)
+        request = json.loads(text)
         signal.alarm(int(request.get("timeout", 300)))
-        answer = {"ok": True, **OPERATIONS[request["operation"]](client(request), request)}
-    except Exception as error:
+        return {"ok": True, **OPERATIONS[request["operation"]](client(request), request)}
+    except (Exception, TooLate) as error:
         code, status, message = explained(error)
         named = {key: request.get(key, "") for key in ("operation", "endpoint", "bucket", "key")}
-        answer = {"ok": False, "error": {**named, "code": code, "status": status, "message": message}}
+        return {"ok": False, "error": {**named, "code": code, "status": status, "message": message}}
+    finally:
+        signal.alarm(0)
+
+
+def main():
+    answer = answer_to(sys.argv[1] if len(sys.argv) > 1 else sys.stdin.read())
     print(json.dumps(answer))
     return 0 if answer["ok"] else 1
 
