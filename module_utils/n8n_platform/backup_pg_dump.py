@@ -92,6 +92,6 @@ def inside(
             if stream:
                 stream.close()
     said = done.stderr.decode("utf-8", "replace")
-    if done.returncode in (124, 137) and not said:
+    if done.returncode in (124, 137):
         said = f"not done within its time limit of {seconds:.0f} s"
     return Result(done.returncode, (done.stdout or b"").decode("utf-8", "replace"), said)

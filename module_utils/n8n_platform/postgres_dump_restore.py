@@ -88,7 +88,8 @@ class DumpRestore:
             self._sql(
                 f"ALTER DATABASE {name} ALLOW_CONNECTIONS false",
                 end,
-                f"BEGIN; ALTER DATABASE {name} RENAME TO {former}; ALTER DATABASE {new} RENAME TO {name}; COMMIT",
+                f"BEGIN; ALTER DATABASE {name} RENAME TO {former}; ALTER DATABASE {new} RENAME TO {name}; "
+                f"ALTER DATABASE {former} ALLOW_CONNECTIONS true; COMMIT",
             )
         finally:
             # Whichever has the name now.
