@@ -49,17 +49,21 @@ def summary(info: dict[str, Any], sets: int = 10) -> list[str]:
 
 def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
     """What `verify` fails on."""
-    maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
-    since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
-    found = [text] if (text := missed(now, sets, since, maximum)) else []
+    found = lateness(definition, state, sets, now)
     found += [f"set {one.run}: {one.problem}" for one in sets if not one.good]
     verified = state.values.get("verified") or {}
     if verified.get("ok") is False:
         found.append(f"the last verification found damage: {'; '.join(verified['problems'])[:500]}")
-    drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
-    if drill_days:
-        found += _drill(state, since, now, drill_days)
     return found
+
+
+def lateness(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
+    """Backups and drills that should have been by now."""
+    maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
+    since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
+    found = [text] if (text := missed(now, sets, since, maximum)) else []
+    drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
+    return found + (_drill(state, since, now, drill_days) if drill_days else [])
 
 
 def warnings(definition: Definition) -> list[str]:

@@ -197,7 +197,7 @@ def _pgbackrest(artefacts: list[dict[str, Any]]) -> dict[str, Any]:
         if artefact["kind"] != "pgbackrest" or not artefact.get("label"):
             continue
         details = artefact["details"]
-        entry = found.setdefault(details["stanza"], {"local": None, "s3": None})
+        entry = found.setdefault(artefact["stanza"], {"local": None, "s3": None})
         entry[artefact["repository"]] = artefact["label"]
         for key in ("wal_start", "wal_stop", "system_id"):
             entry.setdefault(key, details.get(key))

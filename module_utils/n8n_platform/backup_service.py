@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
-from ansible.module_utils.n8n_platform.backup_info import problems as known_problems
+from ansible.module_utils.n8n_platform.backup_info import lateness
 from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
@@ -105,7 +105,8 @@ class Service:
                 finally:
                     self._measure(run.outcome)
                 return self._completed(context, outcome, started, bool(crashed))
-            except (BackupError, EngineError, HttpError, OSError) as error:
+            except Exception as error:
+                # Also what nobody has thought of is told, not only written to a terminal that nobody watches.
                 raise self._failed(error, owed, started) from error
             except KeyboardInterrupt:
                 raise self._failed(BackupError("interrupted", Exit.INTERRUPTED), owed, started) from None
@@ -131,13 +132,7 @@ class Service:
             self.state.update(
                 verified={"finished": finished, "ok": not found, "problems": found}, rotation=part
             )
-            sets = manifests.local_sets(self.definition.runs)
-            late = [
-                text
-                for text in known_problems(self.definition, self.state, sets, self.now)
-                if text not in found
-            ]
-            late = [text for text in late if not text.startswith(("the last verification", "set "))]
+            late = lateness(self.definition, self.state, manifests.local_sets(self.definition.runs), self.now)
             self._write_metrics()
             self.log.write("verified", level="error" if found or late else "info", damage=found, late=late)
             code = Exit.DAMAGED if found else (Exit.LATE if late else Exit.DONE)
@@ -217,11 +212,12 @@ class Service:
             self._notify("point-in-time restore is in danger", "; ".join(found))
 
     def _failed(self, error: Exception, run_type: str, started: float) -> BackupError:
-        code = error.code if isinstance(error, BackupError) else Exit.FAILED
-        self._record(run_type, started, code, str(error))
-        self.log.write("run failed", level="error", code=int(code), problem=str(error))
-        self._notify("backup failed", str(error), run=run_id(self.now), code=int(code))
-        return error if isinstance(error, BackupError) else BackupError(str(error))
+        failure = error if isinstance(error, BackupError) else BackupError(_words(error))
+        code = int(failure.code)
+        self._record(run_type, started, failure.code, str(failure))
+        self.log.write("run failed", level="error", code=code, problem=str(failure))
+        self._notify("backup failed", str(failure), run=run_id(self.now), code=code)
+        return failure
 
     def _clean_up(self, context: Context, crashed: dict[str, Any] | None) -> None:
         """What a killed run has left: containers, staging, locks in the repositories."""
@@ -289,3 +285,11 @@ class Service:
     def _locked(self, what: str) -> Iterator[dict[str, Any] | None]:
         with backup_lock(self.definition.state_root, what, self.now, self._by) as former:
             yield former
+
+
+def _words(error: Exception) -> str:
+    return (
+        str(error)
+        if isinstance(error, (EngineError, HttpError, OSError))
+        else f"{type(error).__name__}: {error}"
+    )
