@@ -1,4 +1,5 @@
-"""Kind `pgbackrest`: {name, kind, service, stanza}: a Postgres instance, physically, with every moment between sets."""
+"""Kind `pgbackrest`: {name, kind, service, stanza[, archive_queue_max_mb]}: a Postgres instance, physically, with every
+moment between sets."""
 
 from __future__ import annotations
 
@@ -12,7 +13,6 @@ from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
 from ansible.module_utils.n8n_platform.backup import BackupError, Context
 from ansible.module_utils.n8n_platform.engine_run import Mount, Result
 from ansible.module_utils.n8n_platform.pgbackrest import (
-    LOCK_HELD,
     Backup,
     PgBackRest,
     PgBackRestError,
@@ -21,6 +21,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import (
 from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
 from ansible.module_utils.n8n_platform.postgres_generations import former_generations
 
+_SPOOL = "/var/lib/postgresql/spool"
 _PRUNE_CONFIGURATION = "/run/pgbackrest-prune.conf"
 _DAYS = {"local": "local_days", "s3": "offsite_days"}
 # A process whose run was killed: it holds pgBackRest's lock in the container, while we hold the platform's.
@@ -60,6 +61,7 @@ class PgBackRestItem:
         self.name: str = item["name"]
         self.service: str = item["service"]
         self.stanza: str = item["stanza"]
+        self.waiting_limit_bytes = int(item.get("archive_queue_max_mb", 0)) << 20
 
     def client(self, context: Context) -> PgBackRest:
         """pgBackRest in the service's container."""
@@ -139,7 +141,10 @@ class PgBackRestItem:
         return [f"removed {path}, which a restore has replaced" for path in gone]
 
     def status(self, context: Context) -> dict[str, Any]:
-        """Sets, archive lag and WAL that is missing: for info and metrics. What cannot be asked is in `problem`."""
+        """For info and metrics: {last_archived_wal, last_archived_seconds, failed_count, lag_seconds (age of the oldest
+        finished segment that is not archived), waiting (segments), waiting_bytes, waiting_limit_bytes (beyond it WAL is
+        dropped), wal_bytes, spool_bytes, segment_bytes, database_bytes, repositories: {name: {problem, sets, wal_min,
+        wal_max, wal_gaps}}}. Raises BackupError when the server does not answer."""
         archiver = self.archiver(context)
         repositories = {}
         for name, found in self.repositories(context).items():
@@ -150,8 +155,14 @@ class PgBackRestItem:
                 "wal_max": found.wal_max,
                 "wal_gaps": [] if found.problem else self.wal_gaps(context, found, archiver),
             }
-        waiting = int(archiver["waiting"]) * int(archiver["segment_bytes"])
-        return {**archiver, "waiting_bytes": waiting, "repositories": repositories}
+        spool = self._inside(context)(["du", "-sb", _SPOOL], 60).stdout.split()
+        return {
+            **archiver,
+            "waiting_bytes": int(archiver["waiting"]) * int(archiver["segment_bytes"]),
+            "waiting_limit_bytes": self.waiting_limit_bytes,
+            "spool_bytes": int(spool[0]) if spool else 0,
+            "repositories": repositories,
+        }
 
     def archiver(self, context: Context) -> dict[str, Any]:
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", _ARCHIVER]
@@ -187,12 +198,7 @@ class PgBackRestItem:
             f"--type={type_}",
             f"--annotation=run={context.run_id}",
         ]
-        try:
-            client.call("backup", *options, seconds=context.limit("pgbackrest"))
-        except PgBackRestError as error:
-            if error.status == LOCK_HELD:
-                raise PgBackRestError(f"{error} (somebody runs pgBackRest by hand)", error.status) from None
-            raise
+        client.call("backup", *options, seconds=context.limit("pgbackrest"))
         after = client.repositories([before.name])[before.name]
         made = [backup for backup in after.backups if backup.annotations.get("run") == context.run_id]
         if not made:
