@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
-from ansible.module_utils.n8n_platform.backup import BackupError, Context
+from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, Result
 from ansible.module_utils.n8n_platform.pgbackrest import (
     Backup,
@@ -19,39 +19,13 @@ from ansible.module_utils.n8n_platform.pgbackrest import (
     Repository,
 )
 from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
+from ansible.module_utils.n8n_platform.pgbackrest_scripts import ARCHIVER, COMPARE_COPIES, END_ORPHAN
 from ansible.module_utils.n8n_platform.postgres_generations import former_generations
 
+_FULL_BYTES = 16 << 20
 _SPOOL = "/var/lib/postgresql/spool"
 _PRUNE_CONFIGURATION = "/run/pgbackrest-prune.conf"
 _DAYS = {"local": "local_days", "s3": "offsite_days"}
-# A process whose run was killed: it holds pgBackRest's lock in the container, while we hold the platform's.
-_END_ORPHAN = r"""
-for lock in /tmp/pgbackrest/"$1"-backup-*.lock; do
-    [ -s "$lock" ] || continue
-    pid=$(sed -n 's/.*"pid":\([0-9]*\).*/\1/p' "$lock")
-    grep -qs pgbackrest "/proc/$pid/cmdline" || continue
-    kill "$pid" && echo "$pid"
-    timeout 30 tail -q --pid="$pid" -f /dev/null
-done
-"""
-_COMPARE_COPIES = r"""
-option=$1 && shift
-digest() { { pgbackrest "$option" repo-get "$1" || echo "unreadable: $1"; } 2> /dev/null | sha256sum; }
-for path; do
-    first=$(digest "$path") && second=$(digest "$path.copy")
-    [ "$first" = "$second" ] || echo "$path"
-done
-"""
-_ARCHIVER = """SELECT json_build_object(
-  'last_archived_wal', last_archived_wal, 'failed_count', failed_count,
-  'last_archived_seconds', extract(epoch FROM now() - last_archived_time),
-  'lag_seconds', coalesce((SELECT extract(epoch FROM now() - min(modification)) FROM pg_ls_archive_statusdir()
-     WHERE name LIKE '%.ready'), 0),
-  'waiting', (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
-  'wal_bytes', (SELECT sum(size) FROM pg_ls_waldir()),
-  'segment_bytes', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),
-  'database_bytes', (SELECT sum(pg_database_size(oid)) FROM pg_database))
-FROM pg_stat_archiver"""
 
 
 class PgBackRestItem:
@@ -90,9 +64,9 @@ class PgBackRestItem:
             context.progress(f"{self.name}: {name}")
             try:
                 artefacts.append(self._back_up(context, client, before[name]))
-            except BackupError as error:
+            except PgBackRestError as error:
                 if name == "local":
-                    raise
+                    raise self._local_failure(context, error) from None
                 artefacts.append(self._artefact(name, 0, error=str(error)))
         return artefacts
 
@@ -165,7 +139,7 @@ class PgBackRestItem:
         }
 
     def archiver(self, context: Context) -> dict[str, Any]:
-        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", _ARCHIVER]
+        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", ARCHIVER]
         result = self._inside(context)(argv, 60)
         if result.code:
             raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
@@ -186,7 +160,7 @@ class PgBackRestItem:
 
     def end_orphan(self, context: Context) -> bool:
         """Ends a pgBackRest that a killed run has left behind; only while the platform's lock is held."""
-        result = self._inside(context)(["sh", "-c", _END_ORPHAN, "sh", self.stanza], 120)
+        result = self._inside(context)(["sh", "-c", END_ORPHAN, "sh", self.stanza], 120)
         return bool(result.stdout.strip())
 
     def _back_up(self, context: Context, client: PgBackRest, before: Repository) -> dict[str, Any]:
@@ -206,6 +180,15 @@ class PgBackRestItem:
                 f"pgBackRest backup of {self.stanza}: {before.name} does not hold the new set", 0
             )
         return self._set_artefact(after, made[-1])
+
+    def _local_failure(self, context: Context, error: PgBackRestError) -> PgBackRestError:
+        """A full disk, whatever was being written when it filled up."""
+        free = shutil.disk_usage(context.definition.root / "pgbackrest").free
+        if free >= _FULL_BYTES:
+            return error
+        return PgBackRestError(
+            f"{error}; the local repository has {free >> 20} MiB free", error.status, Exit.NO_SPACE
+        )
 
     def _type(self, context: Context, repository: Repository) -> str:
         """A set on top of others is of no use after a gap that their time runs across, or on damaged pages."""
@@ -248,7 +231,7 @@ class PgBackRestItem:
         found = [" ".join(said.split())] if said.strip() else []
         paths = [f"archive/{self.stanza}/archive.info", f"backup/{self.stanza}/backup.info"]
         paths += [f"backup/{self.stanza}/{backup.label}/backup.manifest" for backup in repository.backups]
-        result = self._inside(context)(["sh", "-c", _COMPARE_COPIES, "sh", option, *paths], seconds)
+        result = self._inside(context)(["sh", "-c", COMPARE_COPIES, "sh", option, *paths], seconds)
         found += [f"{path} and its copy are not equal" for path in result.stdout.split()]
         return (
             found

@@ -157,7 +157,7 @@ class PgBackRest:
 
 def failure(command: str, stanza: str, result: Result) -> PgBackRestError:
     said = _HTTP.sub(lambda match: match.group(2) or "", result.stderr.strip() or result.stdout.strip())
-    words = " ".join(_NOISE.sub("", said).split())[-900:]
+    words = " ".join(_NOISE.sub("", said[max(0, said.find("ERROR:")) :]).split())[:900]
     code = Exit.FAILED
     if result.code in (95, 29, 28) or "CryptoError" in words:
         code = Exit.WRONG_KEY
