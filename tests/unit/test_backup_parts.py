@@ -1,0 +1,248 @@
+"""Manifests, locks, state and metrics, the installed archive, and what `info` makes of them; without an engine."""
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.n8n_platform import backup_manifest as manifests
+from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, run_id
+from ansible.module_utils.n8n_platform.backup_info import describe, is_this_host, offsite, summary
+from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
+from ansible.module_utils.n8n_platform.backup_lock import backup_lock
+from ansible.module_utils.n8n_platform.backup_state import State, metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "plugins/action"))
+import platform_program  # noqa: E402 (an action plugin is found by its path)
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
+
+
+def definition(root: Path, **changes: Any) -> Definition:
+    values = {
+        "environment": "test",
+        "project": "n8n-test",
+        "timezone": "Europe/Berlin",
+        "volumes_root": str(root / "volumes"),
+        "secrets_root": str(root / "secrets"),
+        "state_root": str(root / "state"),
+        "backup_root": str(root / "backups"),
+        "images": {"backup": "backup:1"},
+        "items": [],
+        "retention": {"local_days": 7, "offsite_days": 30, "minimum_sets": 2},
+        **changes,
+    }
+    return Definition(values)
+
+
+def manifest(moment: datetime, **changes: Any) -> dict[str, Any]:
+    run = run_id(moment)
+    values = {
+        "version": 1,
+        "run": run,
+        "type": "full",
+        "items": [{"name": "files", "kind": "directory", "bytes": 10}],
+        "locations": {"local": f"/backups/runs/{run}", "s3": None},
+        "pgbackrest": {},
+        "problems": [],
+    }
+    return manifests.seal({**values, **changes})
+
+
+def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written = manifest(NOW)
+    path = manifests.write(tmp_path, written)
+    assert manifests.read(tmp_path, written["run"]) == written
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_every_flipped_bit_of_a_manifest_is_found() -> None:
+    content = manifests.text_of(manifest(NOW)).encode()
+    unnoticed = []
+    for position in range(len(content)):
+        for bit in (0, 5):
+            damaged = content[:position] + bytes([content[position] ^ 1 << bit]) + content[position + 1 :]
+            try:
+                found = manifests.parse(damaged, "x", run_id(NOW))
+            except (manifests.ManifestError, UnicodeDecodeError):
+                continue
+            if found != json.loads(content):
+                unnoticed.append(position)
+    assert unnoticed == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b"[]", b"\xff\xfe", b'{"sha256": "1"}', b'{"sha256": 1, "version": 1}']
+)
+def test_what_is_no_manifest_is_refused(content: bytes) -> None:
+    with pytest.raises(manifests.ManifestError, match="here"):
+        manifests.parse(content, "here")
+
+
+def test_a_manifest_of_another_run_or_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(manifests.ManifestError, match="manifest of run"):
+        manifests.parse(manifests.text_of(manifest(NOW)), "here", "20000101T000000Z")
+    with pytest.raises(manifests.ManifestError, match="version 9"):
+        manifests.parse(manifests.text_of(manifest(NOW, version=9)), "here")
+
+
+def test_a_run_without_a_manifest_is_no_backup(tmp_path: Path) -> None:
+    manifests.write(tmp_path, manifest(NOW))
+    (tmp_path / "20261121T120000Z").mkdir()
+    (tmp_path / "not-a-run").mkdir()
+    assert [(one.run, one.good) for one in manifests.local_sets(tmp_path)] == [
+        ("20261121T120000Z", False),
+        (run_id(NOW), True),
+    ]
+
+
+def test_a_second_holder_is_told_who_has_the_lock(tmp_path: Path) -> None:
+    with backup_lock(tmp_path, "run full", NOW, "schedule") as former:
+        assert former is None
+        words = "run full of schedule, process .* since 2026-11-22T12"
+        with pytest.raises(BackupError, match=words) as refused, backup_lock(tmp_path, "prune", NOW, "me"):
+            pass
+        assert refused.value.code == Exit.LOCKED
+    with backup_lock(tmp_path, "prune", NOW, "me") as former:
+        assert former is None, "who has ended well leaves nothing behind"
+
+
+def test_a_dead_holders_lock_is_free_and_its_words_remain(tmp_path: Path) -> None:
+    script = (
+        "import sys, os, signal, datetime; from pathlib import Path; import ansible.module_utils as m\n"
+        f"m.__path__.append({str(ROOT / 'module_utils')!r})\n"
+        "from ansible.module_utils.n8n_platform.backup_lock import backup_lock\n"
+        "now = datetime.datetime.now(datetime.timezone.utc)\n"
+        "with backup_lock(Path(sys.argv[1]), 'run incr', now, 'cron'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    with backup_lock(tmp_path, "run full", NOW, "me") as former:
+        assert former and (former["what"], former["by"]) == ("run incr", "cron")
+
+
+def test_nothing_runs_while_something_is_restored(tmp_path: Path) -> None:
+    (tmp_path / "restore.json").write_text('{"by": "ops"}')
+    with pytest.raises(BackupError, match=r'"by": "ops"') as refused, backup_lock(tmp_path, "run", NOW):
+        pass
+    assert refused.value.code == Exit.RESTORING
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([{"name": "a", "kind": "tape"}], "item a: kind 'tape' is none of"),
+        ([{"name": "a", "kind": "keys"}, {"name": "a", "kind": "keys"}], "two are named a"),
+        ([{"kind": "keys"}], "one has no name"),
+        ([{"name": "a", "kind": "directory"}], "item a: path is missing"),
+    ],
+)
+def test_items_that_make_no_sense_are_refused_by_name(tmp_path: Path, items: list[Any], words: str) -> None:
+    with pytest.raises(BackupError, match=words) as refused:
+        check_items(definition(tmp_path, items=items))
+        build(definition(tmp_path, items=items))
+    assert refused.value.code == Exit.USAGE
+
+
+def test_an_hourly_run_takes_no_dump(tmp_path: Path) -> None:
+    items = [
+        {"name": "dump", "kind": "pg_dump", "service": "postgres", "database": "n8n"},
+        {"name": "home", "kind": "directory", "path": "/home"},
+    ]
+    assert [kind for kind, _ in build(definition(tmp_path, items=items), "incr")] == ["directory"]
+    assert [kind for kind, _ in build(definition(tmp_path, items=items), "diff")] == ["pg_dump", "directory"]
+
+
+def test_a_damaged_state_file_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "backup-state.json").write_text("{")
+    state = State(tmp_path)
+    assert state.values == {}
+    state.update(since=NOW.isoformat())
+    assert State(tmp_path).since(NOW + timedelta(days=1)) == NOW
+
+
+def test_metrics_are_in_the_text_format() -> None:
+    values = {
+        "success": {"local": {"finished": NOW.isoformat(), "bytes": 5}},
+        "last_run": {"code": 3, "seconds": 1.5, "finished": NOW.isoformat()},
+        "drill": {"finished": NOW.isoformat(), "ok": False},
+    }
+    lines = metrics(values, 'a"b').splitlines()
+    success = 'n8n_platform_backup_last_success_timestamp_seconds{environment="a\\"b",repository="local"}'
+    assert f"{success} {NOW.timestamp()}" in lines
+    assert 'n8n_platform_backup_last_run_exit_code{environment="a\\"b"} 3' in lines
+    assert 'n8n_platform_backup_last_drill_ok{environment="a\\"b"} 0' in lines
+    assert all(line.startswith(("# ", "n8n_platform_backup_")) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("s3", "settings", "expected"),
+    [
+        ({}, {}, "none"),
+        ({"endpoint": "https://object-storage:8333"}, {"external": False}, "local-store"),
+        ({"endpoint": "https://127.0.0.1:9000"}, {"external": True}, "local-store"),
+        ({"endpoint": "https://localhost:9000"}, {"external": True}, "local-store"),
+        ({"endpoint": "https://127.0.0.1:9000"}, {"external": True, "same_host": True}, "off-site"),
+        ({"endpoint": "https://192.0.2.7:9000"}, {"external": True}, "off-site"),
+    ],
+)
+def test_a_store_on_this_host_is_no_off_site_copy(
+    tmp_path: Path, s3: dict[str, Any], settings: dict[str, Any], expected: str
+) -> None:
+    assert offsite(definition(tmp_path, s3=s3, offsite=settings), [])["state"] == expected
+
+
+def test_an_address_that_cannot_be_resolved_is_somebody_elses() -> None:
+    assert not is_this_host("no-such-host.invalid")
+
+
+def test_info_tells_what_there_is_and_what_is_wrong(tmp_path: Path) -> None:
+    runs = tmp_path / "backups/runs"
+    for days in (9, 3):
+        manifests.write(runs, manifest(NOW - timedelta(days=days)))
+    (runs / run_id(NOW - timedelta(days=1))).mkdir()
+    State(tmp_path / "state").update(
+        since=(NOW - timedelta(days=20)).isoformat(), drill={"ok": False, "problem": "x"}
+    )
+    info = describe(definition(tmp_path, drill_maximum_age_days=8), NOW)
+    assert [one["good"] for one in info["sets"]] == [False, True, True]
+    assert info["newest"] == {"run": run_id(NOW - timedelta(days=3)), "age_seconds": 3 * 86400}
+    assert info["window"]["local"]["from"] == (NOW - timedelta(days=9)).isoformat()
+    assert [text.split(":")[0][:24] for text in info["problems"]] == [
+        "the newest backup is 72.",
+        "the last restore drill f",
+        f"set {run_id(NOW - timedelta(days=1))}"[:24],
+    ]
+    assert "off-site: none" in info["warnings"]
+    assert any(line.startswith("problem: the newest backup") for line in summary(info))
+
+
+def test_a_fresh_environment_is_given_its_time(tmp_path: Path) -> None:
+    State(tmp_path / "state").update(since=NOW.isoformat())
+    wanted = definition(tmp_path, drill_maximum_age_days=8)
+    assert describe(wanted, NOW + timedelta(hours=20))["problems"] == []
+    assert len(describe(wanted, NOW + timedelta(hours=30))["problems"]) == 1
+    assert len(describe(wanted, NOW + timedelta(days=9))["problems"]) == 2
+
+
+def test_the_installed_archive_is_the_same_each_time_and_runs_alone(tmp_path: Path) -> None:
+    content = platform_program.archive("backup_cli")
+    assert content == platform_program.archive("backup_cli")
+    program = tmp_path / "platform-backup"
+    program.write_bytes(content)
+    done = subprocess.run(
+        ["/usr/bin/python3", "-I", program, "info"], capture_output=True, text=True, check=False, cwd="/"
+    )
+    assert done.returncode == Exit.USAGE
+    assert f"definition: {tmp_path}/backup.json cannot be read" in done.stderr
+    assert set(platform_program.sources("backup_cli")) >= {
+        "backup",
+        "backup_service",
+        "engine",
+        "http",
+        "restic",
+    }
+    assert "slots" not in platform_program.sources("backup_cli")
