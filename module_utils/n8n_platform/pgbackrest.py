@@ -118,7 +118,8 @@ class PgBackRest:
 
     def repositories(self, names: Iterable[str], seconds: float = 120.0) -> dict[str, Repository]:
         """What each repository holds; one that does not answer has its `problem` said and raises nothing."""
-        answer = json.loads(self.call("info", "--output=json", seconds=seconds) or "[]")
+        # Not strict: of a file that another passphrase was written with, the message quotes what came out.
+        answer = json.loads(self.call("info", "--output=json", seconds=seconds) or "[]", strict=False)
         stanza: dict[str, Any] = next((entry for entry in answer if entry["name"] == self.stanza), {})
         return {name: _repository(name, stanza) for name in names}
 
@@ -193,7 +194,7 @@ def _repository(name: str, stanza: dict[str, Any]) -> Repository:
     code, message = state["status"]["code"], state["status"]["message"]
     # 2: no backups yet; 1 and 3: no stanza yet.
     if code not in (0, 2):
-        return Repository(name, message, created=False)
+        return Repository(name, message.splitlines()[0].rstrip(":"), created=False)
     databases = [entry for entry in stanza["db"] if entry["repo-key"] == key]
     current = databases[-1] if databases else {}
     archives = [entry for entry in stanza["archive"] if entry["database"]["repo-key"] == key]

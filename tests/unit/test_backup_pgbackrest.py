@@ -107,7 +107,9 @@ HTTP = """ERROR: [039]: HTTP request failed with 403 (Forbidden):
         (39, HTTP, Exit.FAILED, "403 (Forbidden): *** Path/Query ***: PUT /bucket/x AccessDenied"),
     ],
 )
-def test_failures_are_told_in_few_words_and_by_their_kind(code: int, said: str, exit_: Exit, text: str) -> None:
+def test_failures_are_told_in_few_words_and_by_their_kind(
+    code: int, said: str, exit_: Exit, text: str
+) -> None:
     with pytest.raises(PgBackRestError) as failed:
         client(code, stderr=said).call("backup")
     assert failed.value.code == exit_ and text in str(failed.value)
@@ -139,6 +141,14 @@ def test_a_repository_that_does_not_answer_does_not_hide_the_other() -> None:
     found = client(0, json.dumps([answer])).repositories(["local", "s3"])
     assert found["local"].backups[0].annotations == {"run": "r"} and found["local"].wal_max == "B"
     assert not found["s3"].created and "CryptoError" in found["s3"].problem
+
+
+def test_what_another_passphrase_makes_of_a_file_is_not_repeated() -> None:
+    status = {"code": 99, "message": "[FormatError] unable to load info file:\nat line 1: GARBAGE"}
+    stanza = {"name": "n8n", "db": [], "archive": [], "backup": [], "repo": [{"key": 1, "status": status}]}
+    answer = json.dumps([stanza]).replace("GARBAGE", "\x01\x7f")
+    found = client(0, answer).repositories(["local"])["local"]
+    assert found.problem == "[FormatError] unable to load info file" and not found.created
 
 
 def test_a_repository_without_a_stanza_is_not_there_yet() -> None:
