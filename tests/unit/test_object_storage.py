@@ -2,6 +2,7 @@
 
 import json
 
+import object_storage_bucket as bucket
 import object_storage_place as place
 import pytest
 import yaml
@@ -124,3 +125,79 @@ def test_rights_are_granted_for_the_bucket_alone():
                 for action in statement["Action"]
                 if "*" in action or action == "s3:DeleteObjectVersion"
             ]
+
+
+class Store:
+    """Answers ensure_bucket as a store whose bucket lacks `missing`."""
+
+    def __init__(self, missing=(), fails=None):
+        self.missing, self.fails, self.asked, self.listed = list(missing), fails, [], []
+
+    def ensure_bucket(self, **wanted):
+        self.asked.append(wanted)
+        if self.fails:
+            raise self.fails
+        found = {"exists": True, "versioning": True, "object_lock": None, "lifecycle": {}}
+        return {"changes": list(self.missing), **found}
+
+    def list(self, prefix):
+        self.listed.append(prefix)
+        return []
+
+
+class TestBucketModule:
+    @pytest.fixture
+    def params(self, tmp_path):
+        (tmp_path / "secrets").mkdir()
+        for name in ("credentials", "authority"):
+            (tmp_path / "secrets" / name).write_text(name)
+        return {
+            "target": {**TARGET, "ca_file": str(tmp_path / "state/ca.pem")},
+            "credentials_file": str(tmp_path / "secrets/credentials"),
+            "authority": str(tmp_path / "secrets/authority"),
+            "record_file": str(tmp_path / "state/record.json"),
+            "manage": True,
+            "versioning": True,
+            "object_lock": None,
+            "lifecycle": {},
+        }
+
+    @pytest.fixture(autouse=True)
+    def _own_files(self, monkeypatch):
+        """Only root gives files away."""
+        monkeypatch.setattr(bucket, "write_file", lambda path, text, **_: path.write_text(text))
+
+    def test_makes_what_is_missing_once_and_says_so(self, params, tmp_path):
+        store = Store(["create bucket backups"])
+        changes = bucket.Manager(params, store).apply()
+        state = tmp_path / "state"
+        assert changes == [f"write {state}/ca.pem", f"write {state}/record.json", "create bucket backups"]
+        assert (state / "ca.pem").read_text() == "authority"
+        assert json.loads((state / "record.json").read_text()) == TARGET
+        assert bucket.Manager(params, Store()).apply() == []
+
+    def test_check_mode_asks_but_writes_nothing(self, params, tmp_path):
+        bucket.Manager(params, Store()).apply()
+        (tmp_path / "state/record.json").unlink()
+        store = Store(["enable versioning"])
+        assert len(bucket.Manager(params, store).plan()) == 2
+        assert [asked["apply"] for asked in store.asked] == [False]
+        assert not (tmp_path / "state/record.json").exists()
+
+    @pytest.mark.parametrize("missing", ["credentials_file", "authority"])
+    def test_before_the_first_start_there_is_nobody_to_ask(self, params, tmp_path, missing):
+        (tmp_path / "secrets" / params[missing].rpartition("/")[2]).unlink()
+        store = Store()
+        assert bucket.Manager(params, store).plan() == ["make bucket backups"]
+        assert store.asked == []
+
+    def test_a_bucket_that_was_not_made_is_not_recorded(self, params, tmp_path):
+        with pytest.raises(OSError, match="no store"):
+            bucket.Manager(params, Store(fails=OSError("no store"))).apply()
+        assert not (tmp_path / "state/record.json").exists()
+
+    def test_without_the_right_to_change_it_is_only_looked_at(self, params):
+        store = Store(["create bucket backups"])
+        params["manage"] = False
+        assert "create bucket backups" not in bucket.Manager(params, store).apply()
+        assert store.listed and not store.asked
