@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.backup import Exit
 
 from tests.support.backup_lab import BackupLab, built_images
 from tests.support.engine import engine
+from tests.support.smtp import ADDRESS, LOGIN, PORT, MailServer, authority
 
 __all__ = ["engine"]
 
@@ -128,6 +129,29 @@ def test_a_failed_run_is_told_with_its_reason_but_not_the_hooks_token(
     assert "s3cret" not in (lab.state / "backup.log").read_text()
     metrics = (lab.state / "metrics/backup.prom").read_text()
     assert f'last_run_exit_code{{environment="{lab.name}"}} 1' in metrics
+
+
+def test_mail_tells_the_same(lab: BackupLab, tmp_path: Path) -> None:
+    password = lab.root / "secrets/host/backup_mail_password"
+    password.write_text(LOGIN.password.decode())
+    mail = {
+        "host": ADDRESS,
+        "port": PORT,
+        "starttls": True,
+        "user": LOGIN.login.decode(),
+        "password": password.name,
+    }
+    mail |= {"from": "backup@example.org", "to": ["ops@example.org"]}
+    with MailServer(tmp_path) as server:
+        lab.write_definition(notify={"webhook": False, "mail": mail, "ca": authority().ca_file.read_text()})
+        aside = lab.home.rename(lab.home.with_name("aside"))
+        done = lab.command("--now", (START + timedelta(days=12.6)).isoformat(), "run")
+        aside.rename(lab.home)
+        assert done.returncode == Exit.FAILED
+        received = server.mail_to("ops@example.org")
+    lab.write_definition()
+    assert received["Subject"].startswith(f"[{lab.name}] backup failed: n8n-home")
+    assert LOGIN.password.decode() not in received.as_string()
 
 
 def test_a_hook_that_does_not_answer_fails_nothing(lab: BackupLab) -> None:
