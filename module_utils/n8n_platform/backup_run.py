@@ -149,8 +149,9 @@ class Run:
             # Said by `info` and `verify` each time: without it only this host opens these backups.
             return
         path = self.keys.write(self.context, bundle, recipients, self.definition.root / "keys")
+        artefact = bundle_artefact(path)
         where = deliver_bundle(self.context, path, settings.get("destination") or "")
-        manifest["items"].append({**bundle_artefact(path), "path": where})
+        manifest["items"].append({**artefact, "path": where})
 
     def _copy(self, manifest: dict[str, Any]) -> None:
         try:
