@@ -82,7 +82,7 @@ class PostgresLab:
             "container_images_refs": self.images,
             "postgres_memory_mb": 512,
             "postgres_connections": 40,
-            "postgres_backup_io_timeout_seconds": 5,
+            "postgres_backup_io_timeout_seconds": 3,
             **(self.s3.variables() if self.s3 else {}),
             **self.variables,
         }

@@ -1,0 +1,327 @@
+"""Postgres with pgBackRest and both repositories for real: sets, moments, damage, kills, keys, a bucket that fails."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.n8n_platform import pgbackrest, postgres_generations
+from ansible.module_utils.n8n_platform.backup import BackupError, Exit
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery
+
+from tests.support.backup_lab import built_images
+from tests.support.deployment import wait_until
+from tests.support.engine import engine
+from tests.support.postgres_lab import ITEM, PostgresLab
+from tests.support.s3 import S3Store
+from tests.support.s3_faults import Fault, FaultProxy
+
+__all__ = ["engine"]
+
+NIGHTLY = bool(os.environ.get("TEST_NIGHTLY"))
+SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+MOMENTS = 10 if NIGHTLY else 2
+KILLED_AT = (10, 50, 90) if NIGHTLY else (50,)
+FAULT_SECONDS = 180
+
+
+@pytest.fixture(scope="module")
+def proxy(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultProxy]:
+    """A bucket behind a proxy that can fail."""
+    images = built_images(tmp_path_factory.mktemp("images"))
+    with S3Store(
+        tmp_path_factory.mktemp("s3"), images["object_storage"], name="n8n-test-postgres-s3"
+    ) as store:
+        files = store.directory / "secrets"
+        pair = files / "object_storage_tls.crt", files / "object_storage_tls.key"
+        with FaultProxy(store.endpoint, store.ca_file, *pair, address=store.host) as found:
+            found.store, found.images = store, images  # type: ignore[attr-defined]
+            yield found
+
+
+@pytest.fixture(scope="module")
+def lab(proxy: Any) -> Iterator[PostgresLab]:
+    variables = {"platform_s3_endpoint": proxy.endpoint, "postgres_archive_queue_max_mb": 64}
+    found = PostgresLab(Path("/var/tmp/n8n-test-pg"), "test-pg", proxy.images, proxy.store, variables)
+    try:
+        found.create()
+        found.sql("INSERT INTO rows (id, filling) SELECT i, md5(i::text) FROM generate_series(1, 2000) i")
+        found.back_up("full")
+        yield found
+    finally:
+        found.remove()
+
+
+@pytest.fixture(autouse=True)
+def _healthy(proxy: FaultProxy) -> Iterator[None]:
+    yield
+    proxy.fault = None
+
+
+def moment(lab: PostgresLab) -> datetime:
+    text = lab.sql("SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US')")
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def ids(lab: PostgresLab) -> list[int]:
+    return [int(line) for line in lab.sql("SELECT id FROM rows ORDER BY id").split()]
+
+
+def labels(lab: PostgresLab) -> dict[str, list[str]]:
+    found = ITEM.repositories(lab.context())
+    return {name: [backup.label for backup in repository.backups] for name, repository in found.items()}
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    """One bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[int(len(content) * at)] ^= 1
+    path.write_bytes(content)
+
+
+def listing(volume: Path) -> list[str]:
+    return sorted(path.name for path in volume.iterdir()) + sorted(
+        path.name for path in (volume / "17").iterdir()
+    )
+
+
+def test_each_repository_gets_sets_of_its_own_and_is_sound(lab: PostgresLab) -> None:
+    made = lab.back_up("incr")
+    assert {name: artefact["details"]["type"] for name, artefact in made.items()} == {
+        "local": "incr",
+        "s3": "incr",
+    }
+    assert made["local"]["details"]["references"] and made["local"]["details"]["wal_start"]
+    lab.switch_wal()
+    assert ITEM.verify(lab.context()) == []
+    state = ITEM.status(lab.context())
+    assert state["waiting"] == 0 and [found["wal_gaps"] for found in state["repositories"].values()] == [
+        [],
+        [],
+    ]
+
+
+def test_rows_deleted_at_a_moment_are_there_a_second_before_it(lab: PostgresLab) -> None:
+    print(f"TEST_SEED={SEED}")
+    choice = random.Random(SEED)
+    history = []
+    for number in range(MOMENTS + 1):
+        first = 10_000 * (number + 1)
+        lab.sql(f"INSERT INTO rows (id) SELECT generate_series({first}, {first + choice.randrange(1, 50)})")
+        time.sleep(choice.uniform(1.1, 2.5))
+        before, deleted_at = ids(lab), moment(lab)
+        lab.sql(f"DELETE FROM rows WHERE id % {choice.randrange(2, 5)} = 0")
+        history.append((deleted_at - timedelta(seconds=1), before))
+    lab.switch_wal()
+    for target, expected in choice.sample(history, MOMENTS):
+        repository = choice.choice(["local", "s3"])
+        # What came after the moment lies on the timeline from before the restore.
+        done = lab.restore(time=target, repository=repository, timeline="1")
+        assert ids(lab) == expected, (target, repository, done)
+        assert lab.volume.joinpath("current").read_text().strip() == done["generation"] != done["previous"]
+    lab.switch_wal()
+    lab.back_up("full")
+
+
+def test_the_newest_state_is_restored_and_the_former_one_kept_until_it_is_discarded(lab: PostgresLab) -> None:
+    lab.sql("INSERT INTO rows (id) VALUES (777777)")
+    lab.switch_wal()
+    expected = ids(lab)
+    done = lab.restore(repository="s3")
+    assert ids(lab) == expected
+    former = postgres_generations.former_generations(lab.volume)
+    assert str(lab.volume / done["previous"]) in map(str, former)
+    lab.compose("stop")
+    postgres_generations.write_current(lab.volume, done["previous"])
+    lab.start()
+    assert ids(lab) == expected
+    lab.compose("stop")
+    postgres_generations.write_current(lab.volume, done["generation"])
+    lab.start()
+    for path in postgres_generations.former_generations(lab.volume):
+        shutil.rmtree(path)
+    lab.back_up("full")
+
+
+@pytest.mark.parametrize("file", ["data", "wal", "manifest", "backup.info", "archive.info"])
+def test_a_flipped_byte_is_found_and_never_restored(lab: PostgresLab, file: str) -> None:
+    repository = lab.backups / "pgbackrest"
+    label = labels(lab)["local"][-1]
+    newest = ITEM.repositories(lab.context())["local"].backups[-1]
+    patterns = {
+        "data": f"backup/n8n/{label}/bundle/1",
+        "wal": f"archive/n8n/*/*/{newest.wal_stop}-*",
+        "manifest": f"backup/n8n/{label}/backup.manifest",
+        "backup.info": "backup/n8n/backup.info",
+        "archive.info": "archive/n8n/archive.info",
+    }
+    path = next(repository.glob(patterns[file]))
+    intact, expected = path.read_bytes(), ids(lab)
+    flip(path)
+    try:
+        assert ITEM.verify(lab.context(s3=None)) != []
+        if file in ("data", "wal"):
+            with pytest.raises(BackupError) as refused:
+                lab.recovery(label=label).prepare()
+            assert "checksum" in str(refused.value) or newest.wal_stop in str(refused.value)
+        else:
+            # pgBackRest has a second copy of these, which is whole.
+            lab.restore(label=label)
+            assert ids(lab) == expected
+    finally:
+        path.write_bytes(intact)
+        lab.recovery().discard_staged()
+
+
+@pytest.mark.parametrize("percent", KILLED_AT)
+def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
+    lab: PostgresLab, percent: int
+) -> None:
+    lab.sql(
+        "CREATE TABLE IF NOT EXISTS heavy AS SELECT i, md5(random()::text) FROM generate_series(1, 300000) i"
+    )
+    before = labels(lab)
+    state = Engine().inspect(lab.container)["State"]
+    lock = Path(f"/proc/{state['Pid']}/root/tmp/pgbackrest/n8n-backup-1.lock")
+
+    def reached() -> bool:
+        try:
+            return int(json.loads(lock.read_text()).get("pctCplt", 0)) >= percent * 100
+        except (OSError, ValueError):
+            return False
+
+    run = multiprocessing.get_context("fork").Process(target=lab.back_up, args=("full",))
+    docker_update(lab, "0.3")
+    try:
+        run.start()
+        wait_until(reached, f"{percent} % of a backup", 90, every=0.05)
+        assert run.is_alive()
+        os.kill(run.pid or 0, signal.SIGKILL)
+    finally:
+        run.join()
+        docker_update(lab, "2")
+    assert lock.exists(), "the killed run has left its pgBackRest behind"
+    made = lab.back_up("incr")
+    assert [artefact.get("error") for artefact in made.values()] == [None, None]
+    after = labels(lab)
+    assert {name: found[: len(before[name])] for name, found in after.items()} == before
+    assert [len(after[name]) - len(before[name]) for name in after] == [1, 1]
+    assert ITEM.verify(lab.context()) == []
+
+
+def docker_update(lab: PostgresLab, cpus: str) -> None:
+    subprocess.run(["docker", "update", "--cpus", cpus, lab.container], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("key", ["wrong", "missing", "truncated"])
+def test_another_key_is_refused_before_anything_is_written(
+    lab: PostgresLab, tmp_path: Path, key: str
+) -> None:
+    text = (lab.secrets / "pgbackrest_n8n").read_text()
+    other = {"wrong": "0" * 64, "truncated": lab.cipher[:-1]}
+    changed = (
+        text.replace(f"-pass={lab.cipher}", f"-pass={other[key]}") if key in other else without_cipher(text)
+    )
+    configuration = tmp_path / "pgbackrest.conf"
+    configuration.write_text(changed)
+    before = listing(lab.volume)
+    for repository in ("local", "s3"):
+        with pytest.raises(BackupError) as refused:
+            lab.recovery(configuration=configuration, repository=repository).prepare()
+        assert refused.value.code == Exit.WRONG_KEY, refused.value
+        assert lab.cipher not in str(refused.value)
+    assert listing(lab.volume) == before
+
+
+def without_cipher(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if "cipher" not in line)
+
+
+def test_another_major_version_too_little_room_and_an_early_moment_are_refused(
+    lab: PostgresLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listing(lab.volume)
+    with pytest.raises(BackupError, match="major version 17, this platform's is 16"):
+        lab.recovery(major="16").prepare()
+    with pytest.raises(BackupError, match="before the end of the oldest set"):
+        lab.recovery(time=datetime(2020, 1, 1, tzinfo=UTC)).prepare()
+    usage = shutil.disk_usage(lab.volume)._replace(free=1 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(BackupError, match="MiB free") as refused:
+        lab.recovery().prepare()
+    assert refused.value.code == Exit.NO_SPACE and listing(lab.volume) == before
+
+
+def test_a_restore_killed_at_any_step_leaves_the_old_state_and_can_be_repeated(lab: PostgresLab) -> None:
+    lab.switch_wal()
+    expected, current = ids(lab), (lab.volume / "current").read_text()
+    run = multiprocessing.get_context("fork").Process(target=Recovery.prepare, args=(lab.recovery(),))
+    run.start()
+    wait_until((lab.volume / "17/.new.restore/PG_VERSION").exists, "a restore that writes", 60, every=0.02)
+    os.kill(run.pid or 0, signal.SIGKILL)
+    run.join()
+    assert (lab.volume / "current").read_text() == current and ids(lab) == expected
+    recovery = lab.recovery()
+    recovery._oneshots.remove_left_over()
+    recovery.prepare()
+    plan = recovery.plan_switch()
+    lab.compose("stop")
+    # Killed between the rename and the change of `current`.
+    (lab.volume / "17/.new.restore").rename(lab.volume / plan["generation"])
+    lab.start()
+    assert (lab.volume / "current").read_text() == current and ids(lab) == expected
+    lab.compose("stop")
+    recovery.switch(plan["generation"])
+    lab.start()
+    assert (lab.volume / "current").read_text().strip() == plan["generation"] and ids(lab) == expected
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("status", 500), Fault("status", 403), Fault("stall"), Fault("reset")],
+    ids=["500", "403", "stall", "reset"],
+)
+def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
+    lab: PostgresLab, proxy: FaultProxy, fault: Fault
+) -> None:
+    before = labels(lab)
+    proxy.fault = fault
+    started = time.monotonic()
+    made = lab.back_up("incr", timeouts={"default": FAULT_SECONDS})
+    took = time.monotonic() - started
+    proxy.fault = None
+    assert made["local"]["label"] and "error" not in made["local"]
+    assert made["s3"]["error"] and "label" not in made["s3"]
+    assert "authorization" not in made["s3"]["error"]
+    assert took < 2 * FAULT_SECONDS
+    lab.switch_wal()
+    assert labels(lab)["s3"] == before["s3"]
+
+
+def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_set(
+    lab: PostgresLab, proxy: FaultProxy
+) -> None:
+    lab.back_up("full")
+    proxy.fault = Fault("status", 500)
+    for _ in range(7):
+        lab.sql("INSERT INTO rows (id) SELECT coalesce(max(id), 0) + 1 FROM rows; SELECT pg_switch_wal()")
+    wait_until(lambda: ITEM.archiver(lab.context())["lag_seconds"] > 5, "an archive lag", 60)
+    wait_until(lambda: ITEM.archiver(lab.context())["waiting"] == 0, "WAL dropped", 120)
+    proxy.fault = None
+    lab.switch_wal()
+    gaps = {name: found["wal_gaps"] for name, found in ITEM.status(lab.context())["repositories"].items()}
+    assert gaps["s3"], gaps
+    made = lab.back_up("incr")
+    assert made["s3"]["details"]["type"] == "full"
+    hole = gaps["s3"][0].split("..")[0]
+    assert pgbackrest.number(hole) < pgbackrest.number(made["s3"]["details"]["wal_start"])

@@ -1,0 +1,130 @@
+"""Which steps a restore of Postgres still has to do, and that each can be repeated."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import postgres_restore
+import pytest
+from ansible.module_utils.n8n_platform import postgres_generations
+from ansible.module_utils.n8n_platform.backup import BackupError
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
+
+
+class FakeEngine:
+    """A container of the service, running or not."""
+
+    def __init__(self, running: bool = False) -> None:
+        self.running = running
+
+    def service(self, project: str, service: str) -> dict[str, Any] | None:
+        return {"State": {"Running": self.running}}
+
+    def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+        return []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A volume with generation 17/1 in use, and a recovery directory with the source's definition."""
+    monkeypatch.setattr("os.chown", lambda *_: None)
+    (tmp_path / "recovery/keys").mkdir(parents=True)
+    (tmp_path / "recovery/keys/backup.json").write_text(json.dumps({"backup_root": "/b", "s3": None}))
+    data = tmp_path / "volume/17/1"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("17\n")
+    (tmp_path / "volume/current").write_text("17/1\n")
+    return tmp_path
+
+
+def manager(folder: Path, state: str, running: bool = False) -> postgres_restore.Manager:
+    params = {
+        **dict.fromkeys(("project", "environment", "image"), "x"),
+        **dict.fromkeys(("definition", "time", "run"), ""),
+        "name": "n8n",
+        "directory": str(folder / "recovery"),
+        "volume": str(folder / "volume"),
+        "major": "17",
+        "state": state,
+        "repository": "local",
+        "timeline": "latest",
+        "archives": True,
+        "processes": 1,
+        "timeout": 60,
+    }
+    return postgres_restore.Manager(params, FakeEngine(running))  # type: ignore[arg-type]
+
+
+def prepared(folder: Path) -> None:
+    """What `prepare` leaves behind."""
+    staged = folder / "volume/17/.new.restore"
+    staged.mkdir()
+    (staged / "PG_VERSION").write_text("17\n")
+    (folder / "recovery/postgres-n8n.json").write_text(json.dumps({"label": "20261122-110318F"}))
+
+
+def test_a_restore_has_both_steps_and_a_prepared_one_the_second_only(folder: Path) -> None:
+    assert manager(folder, "restored").plan() == ["prepare", "switch"]
+    assert manager(folder, "prepared").plan() == ["prepare"]
+    prepared(folder)
+    assert manager(folder, "prepared").plan() == []
+    assert manager(folder, "restored").plan() == manager(folder, "switched").plan() == ["switch"]
+
+
+def test_a_switch_changes_current_once_and_keeps_the_former_generation(folder: Path) -> None:
+    prepared(folder)
+    manager(folder, "restored").apply(["switch"])
+    volume = folder / "volume"
+    assert postgres_generations.current_generation(volume) == "17/2"
+    assert postgres_generations.former_generations(volume) == [volume / "17/1"]
+    assert manager(folder, "restored").plan() == []
+    record = json.loads((folder / "recovery/postgres-n8n.json").read_text())
+    assert (record["generation"], record["previous"], record["label"]) == ("17/2", "17/1", "20261122-110318F")
+
+
+def test_a_switch_that_was_killed_after_the_rename_goes_on(folder: Path) -> None:
+    prepared(folder)
+    volume, record = folder / "volume", folder / "recovery/postgres-n8n.json"
+    record.write_text(json.dumps({"label": "x", "generation": "17/2", "previous": "17/1"}))
+    (volume / "17/.new.restore").rename(volume / "17/2")
+    assert postgres_generations.current_generation(volume) == "17/1"
+    manager(folder, "switched").apply(manager(folder, "switched").plan())
+    assert postgres_generations.current_generation(volume) == "17/2"
+
+
+def test_going_back_uses_the_former_generation_and_discarding_leaves_one(folder: Path) -> None:
+    prepared(folder)
+    assert manager(folder, "reverted").plan() == manager(folder, "discarded").plan() == []
+    manager(folder, "switched").apply(["switch"])
+    manager(folder, "reverted").apply(["revert"])
+    volume = folder / "volume"
+    assert postgres_generations.current_generation(volume) == "17/1"
+    assert manager(folder, "discarded").plan() == ["discard"]
+    manager(folder, "discarded").apply(["discard"])
+    assert [path.name for path in (volume / "17").iterdir()] == ["1"]
+
+
+def test_a_running_server_is_refused_for_a_switch_and_not_for_preparing(folder: Path) -> None:
+    prepared(folder)
+    with pytest.raises(BackupError, match="stop it first"):
+        manager(folder, "switched", running=True).check(["switch"])
+    manager(folder, "prepared", running=True).check([])
+
+
+def test_a_switch_to_nothing_is_refused(folder: Path) -> None:
+    with pytest.raises(BackupError, match="nothing is prepared"):
+        manager(folder, "switched").check(["switch"])
+    with pytest.raises(BackupError, match="holds no data"):
+        postgres_generations.write_current(folder / "volume", "17/9")
+
+
+def test_the_first_data_of_an_empty_volume_are_generation_one(tmp_path: Path) -> None:
+    values: dict[str, Any] = dict.fromkeys(("configuration", "repository_path"), tmp_path)
+    request = Request("n8n", "17", "local", tmp_path, image="x", **values)
+    assert Recovery(None, request).plan_switch() == {"generation": "17/1", "previous": ""}  # type: ignore[arg-type]
+
+
+def test_without_a_definition_the_file_is_named(folder: Path) -> None:
+    (folder / "recovery/keys/backup.json").unlink()
+    with pytest.raises(BackupError, match="backup.json cannot be read"):
+        manager(folder, "restored").check(["prepare"])
