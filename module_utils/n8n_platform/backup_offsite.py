@@ -28,7 +28,7 @@ class Offsite:
 
     def copy(self, manifest: dict[str, Any]) -> str:
         """Brings the run's snapshot there, with those of earlier runs that are missing; its id in the bucket."""
-        self._refuse_unreachable(manifest["run"])
+        self.refuse_unreachable()
         known = {snapshot["run"] for snapshot in self.restic.snapshots()}
         wanted = {manifest["run"]: manifest["restic"]["local"]}
         for one in manifests.local_sets(self.definition.runs):
@@ -40,10 +40,10 @@ class Offsite:
             raise BackupError("the snapshot is not in the bucket after it was copied", Exit.NOT_OFFSITE)
         return found
 
-    def _refuse_unreachable(self, run: str) -> None:
+    def refuse_unreachable(self) -> None:
         """restic tries for a quarter of an hour; a store that does not answer at all is known within a minute."""
         try:
-            self._store().head(_key(run))
+            self._store().head("runs")
         except S3Error as error:
             raise BackupError(str(error), Exit.NOT_OFFSITE) from None
 

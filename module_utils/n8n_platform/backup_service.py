@@ -15,6 +15,7 @@ from ansible.module_utils.n8n_platform.backup_info import lateness
 from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
+from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
 from ansible.module_utils.n8n_platform.backup_retention import due_type, missed
 from ansible.module_utils.n8n_platform.backup_run import Outcome, Run, empty, items_sizes
@@ -148,7 +149,10 @@ class Service:
             # Others pass through to what is theirs, but see nothing.
             self.definition.root.mkdir(mode=0o711, parents=True, exist_ok=True)
         for repository in self.definition.repositories:
-            restic = Restic(self.definition, self.context("full").oneshots, repository)
+            oneshots = self.context("full").oneshots
+            if repository == "s3":
+                Offsite(self.definition, oneshots).refuse_unreachable()
+            restic = Restic(self.definition, oneshots, repository)
             if dry_run and not self.definition.root.exists():
                 made.append(repository)
             elif not restic.exists():

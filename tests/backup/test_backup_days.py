@@ -26,7 +26,7 @@ def lab(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ba
     images = built_images(tmp_path_factory.mktemp("images"))
     with BackupLab(Path("/var/tmp/n8n-test-backup-days"), images, name="test-backup-days") as found:
         found.install()
-        found.service(START)
+        found.service(START).initialise()
         yield found
 
 

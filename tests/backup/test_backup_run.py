@@ -37,7 +37,7 @@ def lab(images: dict[str, str]) -> Iterator[BackupLab]:
     with BackupLab(Path("/var/tmp/n8n-test-backup-lab"), images) as found:
         found.redis_cli("MSET", "bull:jobs:1", "a", "bull:jobs:2", "b")
         found.install()
-        found.service()
+        found.service().initialise()
         yield found
 
 

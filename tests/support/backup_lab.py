@@ -35,6 +35,7 @@ class BackupLab:
     images: dict[str, str]
     name: str = NAME
     secrets: dict[str, str] = field(default_factory=dict)
+    s3: dict[str, Any] = field(default_factory=dict)
     recipient: str = ""
     identity: str = ""
 
@@ -91,7 +92,7 @@ class BackupLab:
             "state_root": str(self.state),
             "backup_root": str(self.backups),
             "images": {"backup": self.images["backup"]},
-            "s3": {},
+            "s3": self.s3,
             "items": [
                 {"name": "redis-queue", "kind": "redis_rdb", "service": "redis-queue"},
                 {"name": "openbao", "kind": "openbao_snapshot"},
@@ -123,10 +124,8 @@ class BackupLab:
         return path
 
     def service(self, now: datetime | None = None, **changes: Any) -> Service:
-        """The library; repositories are there."""
-        service = Service(Definition(self.definition(**changes)), now)
-        service.initialise()
-        return service
+        """The library, told what time it is."""
+        return Service(Definition(self.definition(**changes)), now)
 
     def install(self) -> None:
         """The command as a site run installs it."""
