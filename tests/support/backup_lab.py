@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import secrets
@@ -129,10 +130,7 @@ class BackupLab:
 
     def install(self) -> None:
         """The command as a site run installs it."""
-        sys.path.insert(0, str(ROOT / "plugins/action"))
-        import platform_program
-
-        self.program.write_bytes(platform_program.archive("backup_cli"))
+        self.program.write_bytes(platform_program().archive("backup_cli"))
         self.program.chmod(0o755)
         assert zipfile.is_zipfile(BytesIO(self.program.read_bytes()))
 
@@ -276,6 +274,16 @@ class BackupLab:
         made = run_once(Engine(), self.images["backup"], ["age-keygen"])
         self.identity = next(line for line in made.stdout.splitlines() if line.startswith("AGE-SECRET-KEY-"))
         self.recipient = made.stdout.split("public key: ")[1].split()[0]
+
+
+def platform_program() -> Any:
+    """The action plugin; by its path, since the folder holds namesakes of modules."""
+    path = ROOT / "plugins/action/platform_program.py"
+    spec = importlib.util.spec_from_file_location("action_platform_program", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def built_images(folder: Path) -> dict[str, str]:

@@ -15,10 +15,10 @@ from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from ansible.module_utils.n8n_platform.backup_state import State, metrics
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "plugins/action"))
-import platform_program  # noqa: E402 (an action plugin is found by its path)
+from tests.support.backup_lab import platform_program
 
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = platform_program()
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 
 
@@ -229,8 +229,8 @@ def test_a_fresh_environment_is_given_its_time(tmp_path: Path) -> None:
 
 
 def test_the_installed_archive_is_the_same_each_time_and_runs_alone(tmp_path: Path) -> None:
-    content = platform_program.archive("backup_cli")
-    assert content == platform_program.archive("backup_cli")
+    content = PROGRAM.archive("backup_cli")
+    assert content == PROGRAM.archive("backup_cli")
     program = tmp_path / "platform-backup"
     program.write_bytes(content)
     done = subprocess.run(
@@ -238,11 +238,11 @@ def test_the_installed_archive_is_the_same_each_time_and_runs_alone(tmp_path: Pa
     )
     assert done.returncode == Exit.USAGE
     assert f"definition: {tmp_path}/backup.json cannot be read" in done.stderr
-    assert set(platform_program.sources("backup_cli")) >= {
+    assert set(PROGRAM.sources("backup_cli")) >= {
         "backup",
         "backup_service",
         "engine",
         "http",
         "restic",
     }
-    assert "slots" not in platform_program.sources("backup_cli")
+    assert "slots" not in PROGRAM.sources("backup_cli")
