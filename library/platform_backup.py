@@ -18,13 +18,16 @@ options:
     required: true
   state:
     description:
-      - V(ready) makes repositories that are missing.
+      - V(ready) writes O(content) and makes repositories that are missing.
       - V(made) makes a set of O(type); with type V(auto) only when one is owed.
       - V(pruned) removes what the retention lets go.
       - V(verified) reads back what was written.
     type: str
     choices: [ready, made, pruned, verified]
     required: true
+  content:
+    description: What stands in O(definition), see module_utils/n8n_platform/backup.py. Needed with V(ready).
+    type: dict
   type:
     description: What V(made) makes.
     type: str
@@ -40,11 +43,17 @@ attributes:
     description: V(made) forecasts, V(pruned) lists exactly what would go, V(ready) says what is missing.
   diff_mode:
     support: full
-    description: What V(pruned) removes, and what V(ready) makes.
+    description: What V(pruned) removes, what V(ready) makes, and the definition.
 author: n8n platform maintainers
 """
 
 EXAMPLES = r"""
+- name: Write what is backed up, and make the repositories
+  platform_backup:
+    definition: "{{ platform_state_root }}/backup.json"
+    content: "{{ __backup_definition }}"
+    state: ready
+
 - name: Make what is owed
   platform_backup:
     definition: "{{ platform_state_root }}/backup.json"
@@ -79,11 +88,12 @@ code:
   type: int
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
+from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, write_private
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
@@ -93,6 +103,7 @@ def build_spec() -> dict[str, Any]:
     return {
         "definition": {"type": "path", "required": True},
         "state": {"type": "str", "choices": ["ready", "made", "pruned", "verified"], "required": True},
+        "content": {"type": "dict"},
         "type": {"type": "str", "choices": ["full", "diff", "incr", "auto"], "default": "auto"},
         "full": {"type": "bool", "default": False},
     }
@@ -106,16 +117,25 @@ class Manager:
         self.type: str = params["type"]
         self.full: bool = params["full"]
         self.forecast: dict[str, Any] = {}
-        path = Path(params["definition"])
-        # On a first run in check mode nothing has been written yet.
-        self.service = Service(Definition.load(path), by="ansible") if path.exists() else None
+        self.path = Path(params["definition"])
+        self.before = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        self.after = self.before
+        if params["content"] is not None:
+            self.after = json.dumps(params["content"], indent=2, sort_keys=True) + "\n"
+        if params["content"] is not None:
+            definition: Definition | None = Definition(params["content"])
+        else:
+            # On a first run in check mode nothing has been written yet.
+            definition = Definition.load(self.path) if self.before else None
+        self.service = Service(definition, by="ansible") if definition else None
 
     def plan(self, check: bool) -> list[str]:
         """What would be done, in words; asked in check mode only where the answer costs something."""
         if self.service is None:
             return [f"{self.state}: there is no definition yet"]
         if self.state == "ready":
-            return [f"repository {name}" for name in self.service.initialise(dry_run=True)]
+            written = [] if self.after == self.before else ["definition"]
+            return written + [f"repository {name}" for name in self.service.initialise(dry_run=True)]
         if check and self.state == "made":
             self.forecast = self.service.forecast(self.type)
             return [f"{self.forecast['type']} set"] if self.forecast["type"] else []
@@ -127,12 +147,22 @@ class Manager:
         if self.service is None:
             raise BackupError("definition: run the site playbook first", Exit.USAGE)
         if self.state == "ready":
-            return Answer(lines=[f"repository {name}" for name in self.service.initialise()] if steps else [])
+            if steps:
+                write_private(self.path, self.after)
+                self.service.initialise()
+            return Answer(lines=steps)
         if self.state == "made":
             return self.service.run(self.type)
         if self.state == "pruned":
             return self.service.prune(dry_run=False)
         return self.service.verify(self.full)
+
+    def diff(self, lines: list[str]) -> dict[str, str]:
+        """Secrets are in neither: the definition holds names of secrets only."""
+        done = "".join(f"{line}\n" for line in lines if line != "definition")
+        return (
+            {"before": self.before, "after": self.after + done} if self.before != self.after or done else {}
+        )
 
     def changed(self, answer: Answer) -> bool:
         if self.state == "ready":
@@ -146,7 +176,8 @@ def main() -> None:
         manager = Manager(module.params)
         steps = manager.plan(module.check_mode)
         if module.check_mode:
-            module.exit_json(changed=bool(steps), run="", lines=steps, forecast=manager.forecast, code=0)
+            told = {"run": "", "lines": steps, "forecast": manager.forecast, "code": 0}
+            module.exit_json(changed=bool(steps), diff=manager.diff(steps), **told)
         answer = manager.apply(steps)
     except BackupError as error:
         module.fail_json(msg=str(error), code=int(error.code))
@@ -156,8 +187,7 @@ def main() -> None:
     if answer.code:
         module.fail_json(msg="; ".join(answer.problems or answer.lines), **result)
     changed = manager.changed(answer)
-    diff = {"before": "", "after": "\n".join(answer.lines) + "\n"} if changed else {}
-    module.exit_json(changed=changed, forecast={}, diff=diff, **result)
+    module.exit_json(changed=changed, forecast={}, diff=manager.diff(answer.lines), **result)
 
 
 if __name__ == "__main__":

@@ -143,8 +143,11 @@ class Service:
 
     def initialise(self, dry_run: bool = False) -> list[str]:
         """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
-        made = []
+        made: list[str] = []
         check_items(self.definition)
+        if dry_run and not (self.definition.root / "restic/config").exists():
+            # A first run: secrets and bucket may not be there yet, either.
+            return list(self.definition.repositories)
         if not dry_run:
             # Others pass through to what is theirs, but see nothing.
             self.definition.root.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -153,9 +156,7 @@ class Service:
             if repository == "s3":
                 Offsite(self.definition, oneshots).refuse_unreachable()
             restic = Restic(self.definition, oneshots, repository)
-            if dry_run and not self.definition.root.exists():
-                made.append(repository)
-            elif not restic.exists():
+            if not restic.exists():
                 made.append(repository)
                 if not dry_run:
                     restic.initialise()
