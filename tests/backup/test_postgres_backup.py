@@ -33,6 +33,14 @@ SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
 MOMENTS = 10 if NIGHTLY else 2
 KILLED_AT = (10, 50, 90) if NIGHTLY else (50,)
 FAULT_SECONDS = 180
+FAULTS = {"500": Fault("status", 500), "403": Fault("status", 403)}
+if NIGHTLY:
+    FAULTS |= {
+        "stall": Fault("stall"),
+        "reset": Fault("reset"),
+        "503": Fault("status", 503),
+        "200": Fault("error200"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -286,11 +294,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_state_and_can_be_repeated(l
     assert (lab.volume / "current").read_text().strip() == plan["generation"] and ids(lab) == expected
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [Fault("status", 500), Fault("status", 403), Fault("stall"), Fault("reset")],
-    ids=["500", "403", "stall", "reset"],
-)
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
     lab: PostgresLab, proxy: FaultProxy, fault: Fault
 ) -> None:
