@@ -25,7 +25,8 @@ _CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
 class Fault:
     """What happens to requests of `methods` whose path contains `path`, the first `times` of them (-1: all).
 
-    kind: `status` (that HTTP status), `error200` (an error in the body of a 200), `empty200`, `stall` (no answer for
+    kind: `status` (that HTTP status), `error200` (an error in the body of a 200), `empty200`,
+    `page200` (somebody else's page), `stall` (no answer for
     as long as the client waits), `reset` (of the connection in the middle of what the client sends), `reset_answer`
     (in the middle of what it gets), `flip` (one byte of the answer's body is another).
     """
@@ -167,6 +168,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._swallow()
         self._send(200, [("Content-Type", "application/xml")], _ERROR.format("InternalError").encode())
 
+    def _page200(self, fault: Fault) -> None:
+        self._swallow()
+        self._send(200, [("Content-Type", "text/html")], b"<html><body>Please log in</body></html>")
+
     def _empty200(self, fault: Fault) -> None:
         self._swallow()
         self._send(200, [("Last-Modified", "Sun, 22 Nov 2026 10:00:00 GMT")], b"")
@@ -194,7 +199,9 @@ class _Handler(BaseHTTPRequestHandler):
         answer, content = self._forwarded()
         middle = len(content) // 2
         content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        self._send(answer.status, answer.getheaders(), content)
+        # Without the store's checksum, which not every store sends.
+        headers = [item for item in answer.getheaders() if not item[0].lower().startswith("x-amz-checksum")]
+        self._send(answer.status, headers, content)
 
     def _cut(self) -> None:
         """RST instead of a proper end."""

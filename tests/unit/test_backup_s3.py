@@ -269,8 +269,14 @@ class TestABadStore:
     def test_another_byte_is_noticed(self, bad, ask, file, tmp_path):
         ask("put", key="good", file=str(file))
         answer = bad("get", Fault("flip", methods=("GET",)), key="good", file=str(tmp_path / "back"))
-        assert answer["error"]["code"] in ("Corrupt", "FlexibleChecksumError"), answer
+        assert answer["error"]["code"] == "Corrupt", answer
         assert sorted(path.name for path in tmp_path.iterdir()) == ["content"]
+
+    @pytest.mark.parametrize("versions", [False, True])
+    @pytest.mark.parametrize("kind", ["page200", "empty200"])
+    def test_somebody_elses_answer_is_no_empty_listing(self, bad, kind, versions):
+        answer = bad("list", Fault(kind, methods=("GET",)), versions=versions)
+        assert answer["error"]["code"] == "Corrupt", answer
 
     def test_a_200_that_kept_nothing_is_no_success(self, bad, file):
         answer = bad("put", Fault("empty200", methods=("PUT",)), key="never", file=str(file))
