@@ -50,7 +50,7 @@ options:
       - V(restored) is V(prepared) and V(switched).
       - V(prepared) restores beside; the server may run meanwhile.
       - V(switched) makes the server's next start use it.
-      - V(reverted) goes back to the former generation.
+      - V(reverted) goes back to the former generation, on a timeline of its own.
       - V(discarded) removes all generations but the one in use.
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -219,7 +219,20 @@ class Manager:
         if not previous:
             raise BackupError(f"{self.volume}: there was no data before; nothing to go back to")
         postgres_generations.write_current(self.volume, previous)
+        # Done already: nothing that fails below must keep anybody from going back.
         self._write({**self.record, "switched": False})
+        if self.params["archives"]:
+            self._branch_off(previous)
+
+    def _branch_off(self, previous: str) -> None:
+        try:
+            timeline = self._recovery().branch_off(previous)
+        except (BackupError, EngineError) as error:
+            raise BackupError(
+                f"{previous} is in use again, but on its former timeline ({error}): until the next full set, "
+                f"restore with timeline {int(self.record.get('timeline', 2)) - 1} instead of latest"
+            ) from None
+        self._write({**self.record, "timeline_after_revert": timeline})
 
     def _discard(self) -> None:
         for path in postgres_generations.former_generations(self.volume):

@@ -106,7 +106,7 @@ class Recovery:
         with self._client() as client:
             client.call("restore", *self._restore_options(backup), seconds=self._request.seconds)
             restored = datetime.now(timezone.utc)
-            answer = self._recover(client)
+            answer = self._recover(client, self._staged)
         self._check_end(answer, newest)
         return Recovered(
             self._staged,
@@ -139,6 +139,21 @@ class Recovery:
             (volume / self._staged).rename(volume / generation)
             sync(volume / self._request.major)
         write_current(volume, generation)
+
+    def branch_off(self, generation: str) -> int:
+        """Gives data that are used again a timeline of their own, and returns it: the archive has the restored data's
+        by now, which a later restore to the newest moment would follow. Only while no server runs on the volume."""
+        data = self._request.volume / generation
+        with (
+            self._client() as client,
+            (data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings,
+        ):
+            get = self._get(f"{_ROOT}/{generation}").replace("'", "''")
+            settings.write(f"restore_command = '{get}'\nrecovery_target_timeline = 'current'\n")
+            settings.flush()
+            (data / "recovery.signal").touch()
+            os.chown(data / "recovery.signal", UID, UID)
+            return int(self._recover(client, generation)["timeline"])
 
     def _refuse(self, found: Repository) -> None:
         where = f"{self._request.stanza} in repository {found.name}"
@@ -199,26 +214,28 @@ class Recovery:
         path = (f"--repo2-path={request.s3_path}",) if request.s3_path else ()
         return (*path, *((f"--repo2-storage-ca-file={_KEYS}/s3-ca.pem",) if request.ca_file else ()))
 
+    def _common(self, data: str) -> list[str]:
+        return [f"--repo={KEYS[self._request.repository]}", f"--pg1-path={data}", f"--spool-path={_SPOOL}"]
+
+    def _get(self, data: str) -> str:
+        return _GET % " ".join([f"--stanza={self._request.stanza}", *self._overrides(), *self._common(data)])
+
     def _restore_options(self, backup: Backup) -> list[str]:
-        request = self._request
-        common = [
-            f"--repo={KEYS[request.repository]}",
-            f"--pg1-path={_ROOT}/{self._staged}",
-            f"--spool-path={_SPOOL}",
+        request, data = self._request, f"{_ROOT}/{self._staged}"
+        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={request.timeline}"]
+        options += [
+            f"--process-max={request.processes}",
+            f"--recovery-option=restore_command={self._get(data)}",
         ]
-        get = _GET % " ".join([f"--stanza={request.stanza}", *self._overrides(), *common])
-        options = [*common, f"--set={backup.label}", f"--target-timeline={request.timeline}"]
-        options += [f"--process-max={request.processes}", f"--recovery-option=restore_command={get}"]
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
             options += ["--type=time", f"--target={moment}", "--target-action=promote"]
         return options
 
-    def _recover(self, client: PgBackRest) -> dict[str, Any]:
-        argv = ["postgres-recover", f"{_ROOT}/{self._staged}", f"{self._request.seconds:.0f}"]
-        result = client.run(
-            [*argv, *(["archive"] if self._request.archives else [])], self._request.seconds + 60
-        )
+    def _recover(self, client: PgBackRest, generation: str) -> dict[str, Any]:
+        argv = ["postgres-recover", f"{_ROOT}/{generation}", f"{self._request.seconds:.0f}"]
+        argv += ["archive"] if self._request.archives else []
+        result = client.run(argv, self._request.seconds + 60)
         if result.code:
             raise BackupError(f"{self._request.stanza}: cannot be recovered: {_fatal(result)}", Exit.DAMAGED)
         answer: dict[str, Any] = json.loads(result.stdout)

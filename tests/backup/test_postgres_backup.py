@@ -149,13 +149,18 @@ def test_the_newest_state_is_restored_and_the_former_one_kept_until_it_is_discar
     assert ids(lab) == expected
     former = postgres_generations.former_generations(lab.volume)
     assert str(lab.volume / done["previous"]) in map(str, former)
+    lab.sql("INSERT INTO rows (id) VALUES (888888)")
+    lab.switch_wal()
     lab.compose("stop")
+    # The way back. The newest state is then its, not that of the restored data, which are in the archive, too.
     postgres_generations.write_current(lab.volume, done["previous"])
+    assert lab.recovery().branch_off(done["previous"]) > done["timeline"]
     lab.start()
     assert ids(lab) == expected
-    lab.compose("stop")
-    postgres_generations.write_current(lab.volume, done["generation"])
-    lab.start()
+    lab.sql("INSERT INTO rows (id) VALUES (999999)")
+    lab.switch_wal()
+    lab.restore()
+    assert ids(lab) == [*expected, 999999]
     for path in postgres_generations.former_generations(lab.volume):
         shutil.rmtree(path)
     lab.back_up("full")

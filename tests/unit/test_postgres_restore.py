@@ -92,7 +92,10 @@ def test_a_switch_that_was_killed_after_the_rename_goes_on(folder: Path) -> None
     assert postgres_generations.current_generation(volume) == "17/2"
 
 
-def test_going_back_uses_the_former_generation_and_discarding_leaves_one(folder: Path) -> None:
+def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recovery, "branch_off", lambda _self, _generation: 3)
     prepared(folder)
     assert manager(folder, "reverted").plan() == manager(folder, "discarded").plan() == []
     manager(folder, "switched").apply(["switch"])
@@ -102,6 +105,18 @@ def test_going_back_uses_the_former_generation_and_discarding_leaves_one(folder:
     assert manager(folder, "discarded").plan() == ["discard"]
     manager(folder, "discarded").apply(["discard"])
     assert [path.name for path in (volume / "17").iterdir()] == ["1"]
+
+
+def test_going_back_does_not_depend_on_the_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_self: Recovery, _generation: str) -> int:
+        raise BackupError("no answer")
+
+    monkeypatch.setattr(Recovery, "branch_off", fail)
+    prepared(folder)
+    manager(folder, "switched").apply(["switch"])
+    with pytest.raises(BackupError, match="17/1 is in use again.*no answer"):
+        manager(folder, "reverted").apply(["revert"])
+    assert postgres_generations.current_generation(folder / "volume") == "17/1"
 
 
 def test_a_running_server_is_refused_for_a_switch_and_not_for_preparing(folder: Path) -> None:
