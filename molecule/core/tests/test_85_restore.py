@@ -18,6 +18,12 @@ from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
 from tests.support.n8n_rest import Editor
 
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("TEST_NIGHTLY"),
+    reason="each step was seen to work by hand on another environment, this file was not yet run as it stands: "
+    "make test-nightly",
+)
+
 SMOKE = json.dumps({"numbers": [1, 2, 3]}).encode()
 INVENTORY = "../molecule/core/inventory"
 
@@ -231,8 +237,6 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
 def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
     core: Deployment, scratch: Deployment, backup: Path, variables: str, says: str
 ) -> None:
-    if not os.environ.get("TEST_NIGHTLY") and says != "platform_confirm":
-        pytest.skip("tests/unit/test_recovery.py shows each; through a playbook: make test-nightly")
     before = core.fingerprint()
     process = start(f"make restore ENV={INVENTORY} ARGS='{variables}'")
     output, _ = process.communicate(timeout=900)
