@@ -144,11 +144,7 @@ class Watch:
                 for service, container in containers.items()
                 if str(network.name) in container.attrs["NetworkSettings"]["Networks"]
             }
-            if (
-                not network.attrs["Internal"]
-                and any(service.startswith("n8n-") for service in members)
-                and name != "edge"
-            ):
+            if not network.attrs["Internal"] and any(service.startswith("n8n-") for service in members):
                 self.open_networks.add(name)
         if "n8n-main" in containers:
             self.settings |= dict(
