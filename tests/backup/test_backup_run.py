@@ -142,6 +142,19 @@ def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(lab: BackupLab, pe
     assert checked.returncode == 0, checked.stdout
 
 
+def test_what_a_run_without_a_manifest_has_left_goes_at_the_next_pruning(lab: BackupLab) -> None:
+    made(lab)
+    before = sets(lab)
+    run = made(lab)
+    shutil.rmtree(lab.backups / "runs" / run)
+    assert run in snapshots(lab)
+    listed = lab.command("prune", "--dry-run").stdout
+    assert listed == lab.command("prune").stdout
+    assert "its run has no manifest" in listed
+    assert snapshots(lab) == set(sets(lab)) == set(before)
+    assert not list(lab.backups.glob(f"keys/*{run}*"))
+
+
 def test_an_interrupted_run_tidies_up_and_says_so(lab: BackupLab) -> None:
     process = subprocess.Popen([lab.program, "run", "--type", "full"])
     deadline = time.monotonic() + 60
