@@ -124,7 +124,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import recovery_fetch
-from ansible.module_utils.n8n_platform.backup import BackupError, Context
+from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.backup_manifest import Set, local_sets
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
@@ -245,8 +245,7 @@ class Manager:
             return local_sets(source.runs)
         self.directory.take_keys(self.values)
         oneshots = OneShots(self.engine, source.environment, "restore")
-        context = Context(source, self.engine, oneshots, "", self.now, "full", lambda _: None)
-        return Offsite(context).sets()
+        return Offsite(source, oneshots).sets()
 
     def _definition(self, keys: Path) -> SourceDefinition:
         values = dict(self.values)
