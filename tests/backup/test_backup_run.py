@@ -16,7 +16,7 @@ import pytest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_manifest import local_sets
 from ansible.module_utils.n8n_platform.engine import Engine
-from ansible.module_utils.n8n_platform.engine_run import ONESHOT_LABEL, Mount
+from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONESHOT_LABEL, Mount
 
 from tests.support.backup_lab import BackupLab, built_images
 from tests.support.engine import engine
@@ -54,7 +54,7 @@ def made(lab: BackupLab, *arguments: str) -> str:
 
 def left_over(lab: BackupLab) -> list[Any]:
     return [
-        *Engine().containers({ONESHOT_LABEL: "backup"}),
+        *Engine().containers({ENVIRONMENT_LABEL: lab.name, ONESHOT_LABEL: "backup"}),
         *(lab.backups / "staging").glob("*"),
         *lab.backups.rglob("*.new"),
     ]

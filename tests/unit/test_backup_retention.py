@@ -72,7 +72,9 @@ def test_damaged_sets_are_no_good_sets() -> None:
     good = one(NOW - timedelta(days=300))
     bad = [one(NOW - timedelta(days=age), good=False) for age in (200, 100, 3)]
     found = plan(NOW, [good, *bad], 7, minimum=1)
-    assert found.keep == [good.run, bad[2].run], "the only good one stays, a young damaged one is looked at first"
+    assert found.keep == [good.run, bad[2].run], (
+        "the only good one stays, a young damaged one is looked at first"
+    )
     assert found.why[bad[2].run] == "unknown"
 
 
