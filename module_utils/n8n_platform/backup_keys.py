@@ -54,30 +54,25 @@ class Keys:
             "fingerprints": {name: fingerprint(text) for name, text in sorted((secrets | files).items())},
         }
 
-    def write(self, context: Context, bundle: dict[str, Any], recipients: list[str], folder: Path) -> Path:
-        """`folder`/<environment>-<run>.age, 0600. Raises BackupError."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = folder / f"{context.environment}-{context.run_id}{SUFFIX}"
-        unfinished = target.with_suffix(".new")
-        unfinished.touch(mode=0o600)
+    def write(self, context: Context, bundle: dict[str, Any], recipients: list[str]) -> Path:
+        """<environment>-<run>.age in staging, 0600. Raises BackupError."""
+        target = context.definition.staging / f"{context.environment}-{context.run_id}{SUFFIX}"
+        target.touch(mode=0o600)
         argv = ["age", *(part for recipient in recipients for part in ("--recipient", recipient))]
         try:
             result = context.oneshots.run(
                 context.definition.image("backup"),
                 argv,
                 stdin=json.dumps(bundle),
-                stdout_file=unfinished,
+                stdout_file=target,
                 timeout=context.limit("keys"),
             )
             if result.code:
                 raise BackupError(f"keys: age refused backup_bundle_recipients: {result.words(300)}")
-            if unfinished.read_bytes()[: len(_AGE_HEADER)] != _AGE_HEADER:
+            if target.read_bytes()[: len(_AGE_HEADER)] != _AGE_HEADER:
                 raise BackupError("keys: the bundle was not encrypted")
-            unfinished.replace(target)
         except EngineError as error:
             raise BackupError(f"keys: {error}") from None
-        finally:
-            unfinished.unlink(missing_ok=True)
         return target
 
     def _compare(self, context: Context, secrets: dict[str, str]) -> None:

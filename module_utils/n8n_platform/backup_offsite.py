@@ -137,13 +137,14 @@ def sets(definition: Definition, oneshots: OneShots, repository: str) -> list[Se
 
 
 def deliver_bundle(context: Context, path: Path, destination: str) -> str:
-    """Where the bundle lies in the end: `destination` is empty (it stays), a folder, or s3://bucket/prefix."""
-    if not destination:
-        return str(path)
+    """Where the bundle lies in the end: `destination` is empty (beside the backups), a folder, or s3://bucket/prefix."""
     if destination.startswith("s3://"):
         return Offsite(context.definition, context.oneshots).deliver(path, destination)
-    target = Path(destination) / path.name
+    target = (Path(destination) if destination else context.definition.root / "keys") / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Of a run that was killed while it wrote.
+    for left in target.parent.glob(f"{context.environment}-*.new"):
+        left.unlink()
     unfinished = target.with_suffix(".new")
     shutil.copyfile(path, unfinished)
     unfinished.chmod(0o600)

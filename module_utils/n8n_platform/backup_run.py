@@ -148,7 +148,7 @@ class Run:
         if not recipients:
             # Said by `info` and `verify` each time: without it only this host opens these backups.
             return
-        path = self.keys.write(self.context, bundle, recipients, self.definition.root / "keys")
+        path = self.keys.write(self.context, bundle, recipients)
         artefact = bundle_artefact(path)
         where = deliver_bundle(self.context, path, settings.get("destination") or "")
         manifest["items"].append({**artefact, "path": where})
