@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
 import ssl
@@ -23,7 +24,7 @@ from tests.support.deployment import wait_until
 # beforehand: molecule/core/inventory does, and the file of the authority, too.
 NETWORK = "n8n-platform-test-mail"
 SUBNET, ADDRESS, PORT = "10.203.4.0/28", "10.203.4.1", 2525
-LOGIN = LoginPassword(b"n8n", b"not-a-secret-of-anybody")
+LOGIN = LoginPassword(b"n8n", hashlib.sha256(b"smtp").hexdigest().encode())
 CACHE = Path("/var/cache/n8n-platform/test-mail")
 
 

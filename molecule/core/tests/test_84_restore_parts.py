@@ -185,6 +185,7 @@ for i in $(seq 50); do redis-cli -s /tmp/redis set key$i value > /dev/null; done
 redis-cli -s /tmp/redis set short value ex 1
 redis-cli -s /tmp/redis rpush bull:jobs:wait 1 2 3
 redis-cli -s /tmp/redis save
+until [ -z "$(redis-cli -s /tmp/redis get short)" ]; do sleep 0.1; done
 """
 
 
