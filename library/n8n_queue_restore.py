@@ -77,10 +77,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.backup import write_private
+from ansible.module_utils.n8n_platform.backup_redis import LOGIN
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 _STEP = "queue"
 # Every job of the queue as [state, id, data]; the caller's user reads all keys.
@@ -111,7 +112,6 @@ _UNFINISHED = """
 SELECT coalesce(json_agg(json_build_object('execution', id::text, 'workflow', "workflowId", 'status', status,
   'created', "createdAt") ORDER BY id), '[]') FROM execution_entity WHERE status IN ('new', 'running')
 """
-_LOGIN = 'REDISCLI_AUTH=$(cat "$1") && export REDISCLI_AUTH && shift && exec redis-cli -e --user admin "$@"'
 _BATCH = 500
 
 
@@ -190,7 +190,7 @@ class Manager:
             "executions": lost,
             "jobs": taken,
         }
-        write_private(path, json.dumps(made, indent=1) + "\n")
+        write_file(path, json.dumps(made, indent=1) + "\n", mode=0o600)
 
     def _unfinished(self) -> list[dict[str, Any]]:
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "n8n", "-c", _UNFINISHED]
@@ -201,7 +201,7 @@ class Manager:
         service = self.params["redis_service"]
         instance = service.removeprefix("redis-")
         password = f"/run/secrets/redis_{instance}_admin_password"
-        return self._execute(service, ["sh", "-c", _LOGIN, "sh", password, *command])
+        return self._execute(service, ["sh", "-c", LOGIN, "sh", password, "admin", *command])
 
     def _execute(self, service: str, argv: list[str]) -> str:
         container = self.engine.service(self.params["project"], service)

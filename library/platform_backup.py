@@ -93,10 +93,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, write_private
+from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:
@@ -148,7 +149,7 @@ class Manager:
             raise BackupError("definition: run the site playbook first", Exit.USAGE)
         if self.state == "ready":
             if steps:
-                write_private(self.path, self.after)
+                write_file(self.path, self.after, mode=0o600)
                 self.service.initialise()
             return Answer(lines=steps)
         if self.state == "made":

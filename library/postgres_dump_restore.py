@@ -82,11 +82,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.backup import BackupError, write_private
+from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:
@@ -158,7 +159,7 @@ class Manager:
         return DumpRestore(target)
 
     def _write(self, record: dict[str, Any]) -> None:
-        write_private(self.file, json.dumps(record))
+        write_file(self.file, json.dumps(record), mode=0o600)
         self.record = record
 
 

@@ -129,12 +129,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import postgres_generations, recovery
-from ansible.module_utils.n8n_platform.backup import BackupError, write_private
+from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:
@@ -239,7 +240,7 @@ class Manager:
             shutil.rmtree(path)
 
     def _write(self, record: dict[str, Any]) -> None:
-        write_private(self.file, json.dumps(record))
+        write_file(self.file, json.dumps(record), mode=0o600)
         self.record = record
 
     def _recovery(self) -> Recovery:

@@ -207,15 +207,3 @@ def tree_bytes(path: Path, since: float = 0.0) -> int:
             if stat.st_mtime >= since:
                 total += stat.st_size
     return total
-
-
-def write_private(path: Path, text: str, mode: int = 0o600) -> None:
-    """Replaces a file in one step, on disk when this returns."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        os.fchmod(stream.fileno(), mode)
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)

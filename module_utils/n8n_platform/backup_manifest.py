@@ -16,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, run_moment, write_private
+from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, run_moment
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 VERSION = 1
 NAME = "manifest.json"
@@ -72,7 +73,7 @@ def write(runs: Path, manifest: dict[str, Any]) -> Path:
     """Into `runs`/<id>/, in one step."""
     folder = runs / manifest["run"]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(folder / NAME, text_of(manifest))
+    write_file(folder / NAME, text_of(manifest), mode=0o600)
     return folder / NAME
 
 

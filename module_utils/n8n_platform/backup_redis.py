@@ -11,7 +11,7 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Context, file_
 from ansible.module_utils.n8n_platform.engine_run import Mount
 
 # The password is read inside the container, and only for this one process.
-_LOGIN = (
+LOGIN = (
     'REDISCLI_AUTH=$(cat "$1") && export REDISCLI_AUTH && user=$2 && shift 2 '
     '&& exec redis-cli -e --user "$user" "$@"'
 )
@@ -112,7 +112,7 @@ class RedisRdb:
 
     def _ask(self, context: Context, *command: str) -> str:
         container = context.container(self.service)["Id"]
-        argv = ["sh", "-c", _LOGIN, "sh", self.password_file, self.user, *command]
+        argv = ["sh", "-c", LOGIN, "sh", self.password_file, self.user, *command]
         code, output = context.engine.execute(container, argv)
         if code:
             raise BackupError(f"{self.name}: {command[0]}: {' '.join(output.split())[:300]}")

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform.backup import write_private
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 STATE = "backup-state.json"
 LOG = "backup.log"
@@ -40,7 +40,7 @@ class State:
         """On disk when this returns."""
         self.values |= values
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(self.path, json.dumps(self.values, indent=1, sort_keys=True) + "\n")
+        write_file(self.path, json.dumps(self.values, indent=1, sort_keys=True) + "\n", mode=0o600)
 
     def since(self, now: datetime) -> datetime:
         """When backups were set up; from now on if nobody knows."""
@@ -51,7 +51,7 @@ class State:
     def write_metrics(self, environment: str) -> None:
         path = self.root / METRICS
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        write_private(path, metrics(self.values, environment), mode=0o644)
+        write_file(path, metrics(self.values, environment), mode=0o644)
 
 
 class Log:

@@ -161,34 +161,3 @@ class OneShots:
             # 404: gone by itself; 409: the engine is removing it.
             if error.status not in (404, 409):
                 raise
-
-
-def run_once(
-    engine: Engine,
-    image: str,
-    argv: Sequence[str],
-    *,
-    platform_environment: str = "",
-    purpose: str = "once",
-    mounts: Sequence[Mount] = (),
-    user: str = "0:0",
-    network: str = "none",
-    environment: dict[str, str] | None = None,
-    timeout: float = 3600.0,
-    stdin: str | bytes | None = None,
-    stdout_file: Path | None = None,
-    capabilities: Sequence[str] = (),
-) -> Result:
-    """One program without a OneShots at hand, see OneShots.run()."""
-    return OneShots(engine, platform_environment, purpose).run(
-        image,
-        argv,
-        mounts=mounts,
-        user=user,
-        network=network,
-        environment=environment,
-        timeout=timeout,
-        stdin=stdin,
-        stdout_file=stdout_file,
-        capabilities=capabilities,
-    )

@@ -13,8 +13,8 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit, sha256_of
 from ansible.module_utils.n8n_platform.postgres import identifier, literal
+from ansible.module_utils.n8n_platform.postgres_generations import UID
 
-_UID = 2001
 _FOLDER = ".restore"
 _NEW = "_restore"
 _FORMER = "_before_restore"
@@ -136,7 +136,7 @@ class DumpRestore:
             copy = folder / "dump"
             shutil.copyfile(dump, copy)
             for path in (folder, copy):
-                shutil.chown(path, _UID, _UID)
+                shutil.chown(path, UID, UID)
             yield f"/var/lib/postgresql/{_FOLDER}/dump"
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
+from ansible.module_utils.n8n_platform.secrets import write_file
 
 UID = 2001
 
@@ -14,15 +14,7 @@ def write_current(volume: Path, generation: str) -> None:
     """What the next start of the server uses. Raises BackupError when it is not there."""
     if not (volume / generation / "PG_VERSION").exists():
         raise BackupError(f"{volume}: {generation} holds no data")
-    file = volume / ".current.new"
-    file.write_text(f"{generation}\n", encoding="utf-8")
-    os.chown(file, UID, UID)
-    file.chmod(0o644)
-    descriptor = os.open(file, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-    file.replace(volume / "current")
-    sync(volume)
+    write_file(volume / "current", f"{generation}\n", UID, UID, 0o644)
 
 
 def current_generation(volume: Path) -> str:
@@ -45,12 +37,3 @@ def former_generations(volume: Path) -> list[Path]:
         for path in sorted(major.iterdir())
         if path.name.isdigit() and f"{major.name}/{path.name}" != current
     ]
-
-
-def sync(path: Path) -> None:
-    """A directory's entries are on disk when this returns."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,9 +22,9 @@ from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRes
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
-    sync,
     write_current,
 )
+from ansible.module_utils.n8n_platform.secrets import sync_directory
 
 _ROOT = "/var/lib/postgresql"
 _KEYS = "/run/pgbackrest"
@@ -137,7 +137,7 @@ class Recovery:
         volume = self._request.volume
         if (volume / self._staged).exists():
             (volume / self._staged).rename(volume / generation)
-            sync(volume / self._request.major)
+            sync_directory(volume / self._request.major)
         write_current(volume, generation)
 
     def branch_off(self, generation: str) -> int:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform import backup_manifest
-from ansible.module_utils.n8n_platform.backup import Definition, Exit, sha256_of, write_private
+from ansible.module_utils.n8n_platform.backup import Definition, Exit, sha256_of
 from ansible.module_utils.n8n_platform.recovery import RecoveryError, target_of
 from ansible.module_utils.n8n_platform.restic import Restic
-from ansible.module_utils.n8n_platform.secrets import make_directory
+from ansible.module_utils.n8n_platform.secrets import make_directory, write_file
 
 # File in `keys/` -> where a running source has it: a root of its definition and the path below.
 SOURCE_KEYS = {
@@ -45,7 +45,7 @@ class Directory:
 
     def mark(self, step: str) -> None:
         make_directory(self.path / "steps", 0o700)
-        write_private(self.path / "steps" / step, "")
+        write_file(self.path / "steps" / step, "", mode=0o600)
 
     def run(self) -> str:
         """The run that was begun here, "" for none."""
@@ -57,7 +57,7 @@ class Directory:
 
     def begin(self, manifest: dict[str, Any]) -> None:
         make_directory(self.path, 0o700)
-        write_private(self.path / backup_manifest.NAME, backup_manifest.text_of(manifest))
+        write_file(self.path / backup_manifest.NAME, backup_manifest.text_of(manifest), mode=0o600)
 
     def take_keys(self, source: dict[str, Any]) -> list[str]:
         """Copies the keys of a source on this host that are not there; their names. Raises RecoveryError."""
@@ -74,7 +74,7 @@ class Directory:
                 raise RecoveryError(f"key {name}: {origin} is not there", Exit.WRONG_KEY)
             make_directory(self.path, 0o700)
             make_directory(self.keys, 0o700)
-            write_private(self.keys / name, origin.read_text(encoding="utf-8"), 0o400)
+            write_file(self.keys / name, origin.read_text(encoding="utf-8"))
             taken.append(name)
         return taken
 
@@ -165,7 +165,7 @@ def finish(directory: Directory, reports: Path, now: datetime) -> dict[str, Any]
     }
     folder = reports / directory.run()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(folder / "report.json", json.dumps(report, indent=1) + "\n")
+    write_file(folder / "report.json", json.dumps(report, indent=1) + "\n", mode=0o600)
     shutil.rmtree(directory.keys)
     shutil.rmtree(directory.path)
     return {"seconds": report["seconds"]}

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 import pytest
 from ansible.module_utils.n8n_platform.backup_s3 import S3, S3Error
 from ansible.module_utils.n8n_platform.engine import Engine, health
-from ansible.module_utils.n8n_platform.engine_run import OneShots, Result, run_once
+from ansible.module_utils.n8n_platform.engine_run import OneShots, Result
 
 from tests.support.backup_lab import built_images
 from tests.support.deployment import ROOT, wait_until
@@ -100,7 +100,9 @@ def admin(writer: S3) -> S3:
 def neighbour(images: dict[str, str], network: str, url: str) -> Result:
     """curl in another container."""
     argv = ["curl", "-sSk", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url]
-    return run_once(Engine(), images["backup"], argv, network=f"{PROJECT}_{network}", user="2006:2006")
+    return OneShots(Engine(), "", "once").run(
+        images["backup"], argv, network=f"{PROJECT}_{network}", user="2006:2006"
+    )
 
 
 class Browser:

@@ -20,7 +20,7 @@ import jinja2
 from ansible.module_utils.n8n_platform.backup import Definition
 from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.engine import Engine
-from ansible.module_utils.n8n_platform.engine_run import Mount, Result, run_once
+from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
 from ansible.module_utils.n8n_platform.openbao_own import OwnStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,11 +143,10 @@ class BackupLab:
         password = self.root / "secrets/host/backup_restic_password"
         given = (Mount(password, "/password"), Mount(self.backups / "restic", "/repository", False), *mounts)
         argv = ["restic", "--repo", "/repository", "--no-cache", "--password-file", "/password", *arguments]
-        return run_once(Engine(), self.images["backup"], argv, mounts=given, timeout=300)
+        return OneShots(Engine(), "", "once").run(self.images["backup"], argv, mounts=given, timeout=300)
 
     def open_bundle(self, path: Path) -> dict[str, Any]:
-        opened = run_once(
-            Engine(),
+        opened = OneShots(Engine(), "", "once").run(
             self.images["backup"],
             [
                 "sh",
@@ -271,7 +270,7 @@ class BackupLab:
         }
 
     def _make_identity(self) -> None:
-        made = run_once(Engine(), self.images["backup"], ["age-keygen"])
+        made = OneShots(Engine(), "", "once").run(self.images["backup"], ["age-keygen"])
         self.identity = next(line for line in made.stdout.splitlines() if line.startswith("AGE-SECRET-KEY-"))
         self.recipient = made.stdout.split("public key: ")[1].split()[0]
 
