@@ -9,6 +9,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -19,11 +20,18 @@ from ansible.module_utils.n8n_platform.http import HttpError
 ENVIRONMENT_LABEL = "io.n8n-platform.environment"
 ONESHOT_LABEL = "io.n8n-platform.oneshot"
 _CLIENT_FAILED = 125
+# Where a busy host lost the first process of a container before the program ran; a second attempt is free of harm.
+_PASSING = "OCI runtime create failed"
+_ATTEMPTS = 3
 _REMOVAL_SECONDS = 30
 
 
 class RunTimeout(EngineError):
     """The program took longer than it was given; its container is gone."""
+
+
+class NotStarted(EngineError):
+    """The engine could not start the container; the program never ran."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,10 @@ class OneShots:
         `environment` or `argv`, which anybody on the host can read.
 
         Raises RunTimeout after `timeout` seconds, EngineError when the container could not be made (no such image,
-        no such network); what the program itself returns is no error here. With `stdout_file` output goes there.
+        no such network; what the runtime itself failed at is tried three times); what the program returns is no
+        error here. With `stdout_file` output goes there.
         """
-        name = f"{self.purpose}-{self.environment}-{secrets.token_hex(4)}"
-        command = [self.docker, "--host", f"unix://{self.engine.socket}", "run", "--name", name]
-        command += self._settings(user, network, capabilities)
+        command = self._settings(user, network, capabilities)
         command += [part for mount in mounts for part in ("--mount", mount.argument())]
         command += [
             part for key, value in (environment or {}).items() for part in ("--env", f"{key}={value}")
@@ -96,13 +103,29 @@ class OneShots:
         command += ["--interactive"] if stdin is not None else []
         command += ["--entrypoint", argv[0], image, *argv[1:]]
         payload = stdin.encode() if isinstance(stdin, str) else stdin
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(NotStarted):
+                return self._once(argv[0], command, payload, stdout_file, timeout)
+        return self._once(argv[0], command, payload, stdout_file, timeout)
+
+    def _once(
+        self,
+        program: str,
+        arguments: list[str],
+        payload: bytes | None,
+        stdout_file: Path | None,
+        timeout: float,
+    ) -> Result:
+        name = f"{self.purpose}-{self.environment}-{secrets.token_hex(4)}"
+        command = [self.docker, "--host", f"unix://{self.engine.socket}", "run", "--name", name]
+        command += arguments
         try:
             if stdout_file is None:
                 return self._execute(command, payload, subprocess.PIPE, timeout)
             with stdout_file.open("wb") as stream:
                 return self._execute(command, payload, stream, timeout)
         except subprocess.TimeoutExpired:
-            raise RunTimeout(f"{argv[0]}: not done within its time limit of {timeout:g} s") from None
+            raise RunTimeout(f"{program}: not done within its time limit of {timeout:g} s") from None
         finally:
             self._remove(name)
 
@@ -144,7 +167,8 @@ class OneShots:
             done.stderr.decode("utf-8", "replace"),
         )
         if result.code == _CLIENT_FAILED and "docker:" in result.stderr:
-            raise EngineError(f"no container could be made: {result.words()}")
+            kind = NotStarted if _PASSING in result.stderr else EngineError
+            raise kind(f"no container could be made: {result.words()}")
         return result
 
     def _remove(self, name: str) -> None:
