@@ -147,10 +147,21 @@ class Deployment:
     def destroy(self) -> Run:
         """Takes everything away, backups included: an environment that is made again refuses those of a former one."""
         run = self.run(
-            "destroy", platform_destroy_data=True, platform_destroy_backups=True, platform_confirm=self.name
+            "destroy",
+            platform_destroy_data=True,
+            platform_destroy_backups=True,
+            platform_confirm=self.name,
+            # An interrupted run of the tests was another controller.
+            platform_lock_takeover=True,
         )
         assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
         return run
+
+    def destroy_left_over(self) -> None:
+        """What an interrupted run of the tests has left of this environment goes, so that a first start is one."""
+        backups = Path("/var/backups/n8n-platform") / self.name
+        if self.containers(stopped=True) or self.data_root.exists() or backups.exists():
+            self.destroy()
 
     @cached_property
     def engine(self) -> docker.DockerClient:

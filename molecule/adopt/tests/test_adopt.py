@@ -86,7 +86,7 @@ def adopt(engine: object) -> Iterator[Deployment]:
 
 @pytest.fixture(scope="session")
 def source(adopt: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Source:
-    assert not adopt.containers(stopped=True), "test-adopt is left over from an earlier run: destroy it first"
+    adopt.destroy_left_over()
     adopt.converge()
     fill(adopt)
     return Source(tmp_path_factory.mktemp("source"), adopt)

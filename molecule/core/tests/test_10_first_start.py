@@ -42,7 +42,7 @@ class Strangers:
 
 
 def test_first_start(core: Deployment) -> None:
-    assert not core.containers(stopped=True), "core is left over from an earlier run: destroy it first"
+    core.destroy_left_over()
     with Strangers(core) as strangers:
         run: Run = core.converge()
     assert sum(strangers.answers.values()) >= 100

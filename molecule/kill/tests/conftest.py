@@ -16,6 +16,6 @@ def kill(engine: object) -> Iterator[Deployment]:
     deployment = Deployment(
         name="test-kill", inventory=Path(__file__).parent.parent / "inventory", port_base=19240
     )
-    assert not deployment.data_root.exists(), "test-kill is left over from an earlier run: destroy it first"
+    deployment.destroy_left_over()
     yield deployment
     deployment.destroy()

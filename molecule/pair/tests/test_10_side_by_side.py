@@ -13,8 +13,9 @@ def smoke(deployment: Deployment) -> int:
 
 
 def test_both_come_up(staging: Deployment, production: Deployment) -> None:
-    staging.converge()
-    production.converge()
+    for each in (staging, production):
+        each.destroy_left_over()
+        each.converge()
     assert smoke(staging) == smoke(production) == 200
 
 
