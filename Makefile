@@ -33,7 +33,7 @@ test: ## everything: lint, unit, contract, render, backup, deployments (STAGES="
 	bin/test $(STAGES)
 
 test-nightly: ## everything, and what takes too long for each change
-	TEST_NIGHTLY=1 bin/test $(STAGES)
+	CI_DEPTH=full TEST_NIGHTLY=1 bin/test $(STAGES)
 
 lint: ## the linters
 	bin/test lint

@@ -25,7 +25,9 @@ class StageTable:
         lint_seconds = 0
         if lint:
             lint_seconds, failed = (int(word) for word in lint.split())
-            terminalreporter.write_line(f"{'lint':10} {lint_seconds:6d} s  {'FAILED' if failed else 'passed'}")
+            terminalreporter.write_line(
+                f"{'lint':10} {lint_seconds:6d} s  {'FAILED' if failed else 'passed'}"
+            )
         for stage, seconds in self.seconds.items():
             counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.results[stage].items()))
             terminalreporter.write_line(f"{stage:10} {seconds:6.0f} s  {counts}")

@@ -79,7 +79,9 @@ class FakeProject:
             self.add(service, "running", self.hashes[service])
 
     def stop_services(self, services: list[str], patience: int | None = None) -> None:
-        self.calls.append("compose stop " + " ".join(services) + ("" if patience is None else f" within {patience}"))
+        self.calls.append(
+            "compose stop " + " ".join(services) + ("" if patience is None else f" within {patience}")
+        )
         for service in services:
             self.add(service, "exited")
 

@@ -442,9 +442,11 @@ def test_behind_a_cdn_the_client_is_who_it_says(tmp_path: Path) -> None:
         assert edge.ask("GET", "/", LOGIN | {"X-Forwarded-For": "10.1.1.1"}, source="127.0.0.2").status == 403
         for client in ("6.6.6.6", "7.7.7.7"):
             passed_before_a_refusal(
-                lambda n, client=client: edge.ask(  # type: ignore[misc]
-                    "GET", "/webhook/a", {"X-Forwarded-For": f"1.2.3.{n}, {client}"}, **cdn
-                ).status,
+                lambda n, client=client: (
+                    edge.ask(  # type: ignore[misc]
+                        "GET", "/webhook/a", {"X-Forwarded-For": f"1.2.3.{n}, {client}"}, **cdn
+                    ).status
+                ),
                 per_second=1,
                 burst=2,
             )

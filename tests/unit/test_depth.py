@@ -1,0 +1,84 @@
+"""When an area of tests is run in full, and what counts as green."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from plugins import depth as subject
+
+SMOKE, FULL = "tests/a/test_x.py::test_smoke", "tests/a/test_x.py::test_full"
+
+
+@dataclass
+class Item:
+    nodeid: str
+
+    def get_closest_marker(self, name: str) -> Any:
+        return name if self.nodeid == FULL else None
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one area `a`, whose result depends on `input`; no records yet, images are there."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/areas.yml").write_text(
+        "shared_inputs: []\nareas: {a: {tests: [tests/a/*], inputs: [input]}}\n"
+    )
+    (tmp_path / "input").write_text("1")
+    monkeypatch.setattr(subject, "ROOT", tmp_path)
+    monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(subject, "tracked", lambda: ["input", "tests/areas.yml"])
+    monkeypatch.setattr(subject, "images_cached", lambda: True)
+    return tmp_path
+
+
+def run(wanted: str = "auto", failing: str = "", stopped_before: str = "") -> list[str]:
+    """The tests that a run of the area runs; its record is written as after a real one."""
+    plugin = subject.Depth(wanted)
+    items = [Item(SMOKE), Item(FULL), Item("tests/b/test_y.py::test")]
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda **_: None))
+    plugin.pytest_collection_modifyitems(config, items)
+    for item in items:
+        if item.nodeid == stopped_before:
+            break
+        for when in ("setup", "call", "teardown"):
+            failed = when == "call" and item.nodeid == failing
+            plugin.pytest_runtest_logreport(SimpleNamespace(nodeid=item.nodeid, when=when, failed=failed))
+    plugin.pytest_sessionfinish()
+    return [item.nodeid for item in items]
+
+
+def test_full_until_it_was_green_and_again_when_an_input_changes(checkout: Path) -> None:
+    assert FULL in run()
+    assert FULL not in run() and SMOKE in run()
+    (checkout / "input").write_text("2")
+    assert FULL in run()
+    assert json.loads((checkout / "records/a.json").read_text())["green"]
+
+
+@pytest.mark.parametrize("what", [{"failing": FULL}, {"failing": SMOKE}, {"stopped_before": FULL}])
+def test_a_failed_or_stopped_run_is_no_record(checkout: Path, what: dict[str, str]) -> None:
+    run(**what)
+    assert FULL in run()
+
+
+def test_smoke_is_no_record_and_full_is_always_full(checkout: Path) -> None:
+    assert FULL not in run("smoke")
+    assert FULL in run()
+    assert FULL in run("full")
+
+
+def test_a_machine_without_images_has_enough_to_do(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "images_cached", lambda: False)
+    assert FULL not in run()
+    assert FULL in run("full")
+
+
+def test_what_belongs_to_no_area_is_always_run(checkout: Path) -> None:
+    assert "tests/b/test_y.py::test" in run("smoke")
