@@ -54,7 +54,9 @@ def test_a_changed_setting_rolls_one_by_one(core: Deployment) -> None:
     before = core.fingerprint()
 
     def change() -> None:
-        core.converge(n8n_environment_extra={"N8N_LOG_LEVEL": "warn"})
+        core.converge(
+            n8n_environment_extra={"N8N_LOG_LEVEL": "warn", "N8N_EXECUTIONS_QUEUE_RECOVERY_INTERVAL": 1}
+        )
 
     stream = stream_through(core, change, all_succeed=True)
     refused = {n: outcome for n, outcome in stream.outcomes.items() if n not in stream.accepted}
