@@ -44,11 +44,13 @@ unit: ## unit, contract and render tests; render installs the engine where there
 deploy-tests: ## the deployments, on this machine's engine
 	bin/test core pair adopt kill host
 
-bench: venv ## short benchmarks
-	.venv/bin/python bench/run.py $(ARGS)
+bench: ## short benchmarks (ARGS="site memory" selects; docs/benchmarks.md)
+	@bin/bootstrap dev
+	.venv/bin/python -m bench.run $(ARGS)
 
-bench-long: venv ## benchmarks that take hours
-	.venv/bin/python bench/run.py --long $(ARGS)
+bench-long: ## benchmarks that take hours
+	@bin/bootstrap dev
+	.venv/bin/python -m bench.run --long $(ARGS)
 
 pin: venv ## fill in empty digests of upstream images (ARGS="--registry host/path", ARGS=--again for moved tags)
 	.venv/bin/python bin/pin $(ARGS)

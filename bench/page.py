@@ -1,0 +1,235 @@
+"""docs/benchmarks.md, made of whatever samples there are in bench/results."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from bench import charts
+from bench.samples import RESULTS, ROOT, Sample
+
+PAGE = ROOT / "docs/benchmarks.md"
+Record = dict[str, Any]
+INTRODUCTION = """# Benchmarks
+
+Made by `make bench` (short form) or `make bench-long` from the raw samples in `bench/results/`; do not edit.
+
+Ways that are compared were measured in turns (A B C, C B A), so that whatever else the machine did met all of them.
+Figures are medians, with the smallest and the largest sample in brackets; `load` is the load average of the minute
+before a sample, with everything on the machine in it. **Seconds of a machine with a load above its cores are no better
+than the ratios between them; counts (CPU seconds, transactions, bytes) hold.** A goal counts as seen when the median
+of this page reaches it.
+"""
+
+
+def write() -> None:
+    records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+    parts = [INTRODUCTION]
+    for subject, section in SECTIONS.items():
+        if subject in records:
+            parts += [*section(records[subject]), "", taken(records[subject]), ""]
+    PAGE.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+
+
+def taken(record: Record) -> str:
+    """Under which circumstances."""
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    hardware = record["hardware"]
+    samples = [sample for way in record["samples"].values() for sample in way if "load" in sample]
+    loads = f" Load {span(sample['load'] for sample in samples)}." if samples else ""
+    return (
+        f"<sub>{record['form'].capitalize()} form, {record['when'][:16].replace('T', ' ')} UTC, "
+        f"{hardware['cores']} x {hardware['cpu']}, {round(hardware['memory_mb'] / 1024)} GB, "
+        f"Linux {hardware['kernel']}; {versions}.{loads}</sub>"
+    )
+
+
+def median(samples: list[Sample], key: str) -> float:
+    return statistics.median(sample[key] for sample in samples)
+
+
+def span(values: Iterable[float], digits: int = 1) -> str:
+    ordered = sorted(values)
+    return f"{statistics.median(ordered):.{digits}f} ({ordered[0]:.{digits}f} to {ordered[-1]:.{digits}f})"
+
+
+def of(samples: list[Sample], key: str, digits: int = 1) -> str:
+    return span((sample[key] for sample in samples), digits)
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return ["", *("| " + " | ".join(line) + " |" for line in lines)]
+
+
+def goal(text: str, reached: bool) -> str:
+    return f"- Goal: {text}: **{'seen' if reached else 'not seen'}**."
+
+
+def image(name: str, alt: str) -> list[str]:
+    return ["", f"![{alt}](benchmarks/{name}.svg)"]
+
+
+def site(record: Record) -> list[str]:
+    ways = record["samples"]
+    rows = [
+        [name, of(found, "seconds"), of(found, "cpu_seconds"), str(len(found))]
+        for name, found in ways.items()
+    ]
+    ours, plain = (median(ways[name], "seconds") for name in ("site", "site, Ansible's defaults"))
+    compose = median(ways["docker compose up -d"], "seconds")
+    cpu = median(ways["site"], "cpu_seconds")
+    series = {
+        legend: {name: median(found, key) for name, found in ways.items()}
+        for legend, key in (("seconds", "seconds"), ("CPU seconds", "cpu_seconds"))
+    }
+    charts.bars("site", "An unchanged run (medians)", series)
+    return [
+        "## An unchanged `site` run",
+        f"\nOf an environment with {record['settings']['containers']} containers that already is as its "
+        "inventory says; "
+        "a sample counts only if no container was changed or restarted. CPU seconds are of all processes "
+        "that the "
+        "command starts, not of the engine.",
+        *table(["way", "seconds", "CPU seconds", "samples"], rows),
+        f"\n`site` takes {ours / compose:.1f} times as long as `docker compose up -d`, which only looks at "
+        "containers, "
+        f"and {ours / plain:.2f} times as long as the same roles with Ansible's own configuration.\n",
+        goal("15 s", ours <= 15),
+        goal("25 s at most", ours <= 25),
+        f"- With both cores to itself it cannot take less than half of its CPU seconds, {cpu / 2:.0f} s.",
+        *image("site", "Seconds and CPU seconds of an unchanged run"),
+    ]
+
+
+def memory(record: Record) -> list[str]:
+    [used] = record["samples"]["idle"]
+    total = sum(used.values())
+    charts.bars("memory", "Memory of each container, idle (MiB)", {"MiB": used}, "{:.0f}")
+    return [
+        "## Memory of an idle environment",
+        f"\n{len(used)} containers with five slots and two webhook processors; usage of each cgroup less "
+        "`inactive_file`, "
+        f"the file cache that the kernel can drop: **{total:.0f} MiB** in all.\n",
+        goal("3.5 GB", total <= 3.5 * 1024),
+        *image("memory", "Memory of each container"),
+    ]
+
+
+def executions(record: Record) -> list[str]:
+    ways, settings = record["samples"], record["settings"]
+    keys = {
+        "executions_per_second": ("executions a second", 1),
+        "p95_ms": ("p95 of the answers, ms", 0),
+        "transactions_per_execution": ("Postgres transactions per execution", 1),
+        "wal_bytes_per_execution": ("WAL bytes per execution", 0),
+        "cpu_ms_per_execution": ("CPU ms per execution, all containers", 1),
+        "postgres_cpu_ms_per_execution": ("CPU ms per execution, Postgres", 1),
+        "refused": ("requests refused", 0),
+    }
+    rows = [
+        [
+            text,
+            *(of(found, key, digits) for found in ways.values()),
+            ratio(median(ways["tuned"], key), median(ways["untuned"], key)),
+        ]
+        for key, (text, digits) in keys.items()
+    ]
+    relative = {
+        text: median(ways["tuned"], key) / median(ways["untuned"], key)
+        for key, (text, _) in keys.items()
+        if median(ways["untuned"], key)
+    }
+    charts.bars("executions", "Tuned, as a share of untuned", {"tuned / untuned": relative}, "{:.2f}")
+    return [
+        "## Executions, tuned beside untuned",
+        f"\nA webhook and one node, every execution saved, {settings['rate']:.0f} requests a second for "
+        f"{settings['seconds']:.0f} s, then until all have finished. Untuned are n8n and Postgres with the "
+        "settings they "
+        "come with, in the same containers; both are durable alike (`fsync`, `full_page_writes` and "
+        "`synchronous_commit` "
+        "are on). What an idle environment does is taken off the transactions.",
+        *table(["", *ways, "ratio"], rows),
+        *image("executions", "Tuned as a share of untuned"),
+    ]
+
+
+def ratio(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f}" if theirs else "-"
+
+
+def restore(record: Record) -> list[str]:
+    ways, settings = record["samples"], record["settings"]
+    size = settings["database_bytes"] / 2**20
+    base = median(ways["pg_dump | psql"], "seconds")
+    rows = [
+        [
+            name,
+            of(found, "seconds"),
+            f"{size / median(found, 'seconds'):.1f}",
+            f"{base / median(found, 'seconds'):.2f}",
+            of([{"wal": sample["wal_bytes"] / 2**20} for sample in found], "wal", 0),
+        ]
+        for name, found in ways.items()
+    ]
+    charts.bars(
+        "restore",
+        f"Restore of {size:.0f} MiB (seconds, medians)",
+        {"seconds": {name: median(found, "seconds") for name, found in ways.items()}},
+    )
+    logical, physical = (base / median(ways[name], "seconds") for name in ("logical", "physical"))
+    return [
+        "## Restores beside `pg_dump | psql`",
+        f"\n{settings['executions']} executions, {settings['text_bytes'] / 2**20:.0f} MiB of text in a "
+        "database of "
+        f"{size:.0f} MiB (compressed dump {settings['dump_bytes'] / 2**20:.0f} MiB, made in "
+        f"{settings['dump_seconds']:.0f} s; "
+        f"full pgBackRest set in {settings['full_backup_seconds']:.0f} s), one server of the standard size "
+        "that archives. "
+        "`logical` is the restore of the run's dump into a new database, its checksum and the look at its "
+        "tables included; "
+        "`physical` that of the pgBackRest set beside the running server, with recovery and a look at it. "
+        "Rows and a hash "
+        "over all execution data were compared after each.",
+        *table(["way", "seconds", "MiB/s", "times as fast", "WAL written, MiB"], rows),
+        "",
+        goal("logical at least 1.7 times as fast", logical >= 1.7),
+        goal("physical at least 3 times as fast", physical >= 3),
+        *image("restore", "Seconds of each restore"),
+    ]
+
+
+def backup(record: Record) -> list[str]:
+    ways, settings = record["samples"], record["settings"]
+    rows = [
+        [
+            name,
+            of(found, "p50_ms", 0),
+            of(found, "p95_ms", 0),
+            str(sum(sample["refused"] for sample in found)),
+        ]
+        for name, found in ways.items()
+    ]
+    change = median(ways["during backups"], "p95_ms") / median(ways["without"], "p95_ms")
+    lengths = [seconds for sample in ways["during backups"] for seconds in sample["backup_seconds"]]
+    return [
+        "## Webhooks during a backup",
+        f"\n{settings['rate']:.0f} requests a second for {settings['seconds']:.0f} s; full backups of a "
+        "database of "
+        f"{settings['database_bytes'] / 2**20:.0f} MiB and of everything else one after the other, each of "
+        f"{span(lengths)} s.",
+        *table(["", "p50, ms", "p95, ms", "refused"], rows),
+        "",
+        goal(f"p95 at most 1.3 times that without (it is {change:.2f} times)", change <= 1.3),
+    ]
+
+
+SECTIONS: dict[str, Callable[[Record], list[str]]] = {
+    "site": site,
+    "memory": memory,
+    "executions": executions,
+    "restore": restore,
+    "backup": backup,
+}
