@@ -131,6 +131,7 @@ def test_a_manifest_that_was_changed_in_the_bucket_is_found(lab: BackupLab, stor
     assert [line for line in found.problems if manifest["run"] in line and "checksum" in line], found.problems
 
 
+@pytest.mark.full
 def test_on_day_31_goes_what_no_kept_set_needs(lab: BackupLab, store: S3Store) -> None:
     for day in (20, 26, 29.5):
         assert full(lab, day).code == Exit.DONE

@@ -19,11 +19,10 @@ from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONESHOT_LABEL, Mount
 
 from tests.support.backup_lab import BackupLab, built_images
+from tests.support.depth import smoke_and_full
 from tests.support.engine import engine
 
 __all__ = ["engine"]
-
-KILLED_AT = (10, 50, 90, 99) if os.environ.get("TEST_NIGHTLY") else (50, 90)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +120,7 @@ def test_of_ten_starters_one_works_and_the_others_name_it(lab: BackupLab) -> Non
     assert len(sets(lab)) == len(before) + 1
 
 
-@pytest.mark.parametrize("percent", KILLED_AT)
+@pytest.mark.parametrize("percent", smoke_and_full([50], [10, 90, 99]))
 def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(lab: BackupLab, percent: int) -> None:
     before = sets(lab)
     started = time.monotonic()
@@ -215,7 +214,7 @@ def test_a_disk_that_fills_up_meanwhile_loses_no_older_set(lab: BackupLab) -> No
         assert lab.command("verify", "--full").returncode == 0
 
 
-@pytest.mark.parametrize("what", ["manifest", "key bundle", "restic pack"])
+@pytest.mark.parametrize("what", smoke_and_full(["restic pack"], ["manifest", "key bundle"]))
 def test_one_flipped_byte_is_found(lab: BackupLab, what: str) -> None:
     made(lab)
     pattern = {

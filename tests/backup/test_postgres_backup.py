@@ -21,6 +21,7 @@ from ansible.module_utils.n8n_platform.postgres_recovery import Recovery
 
 from tests.support.backup_lab import built_images
 from tests.support.deployment import wait_until
+from tests.support.depth import smoke_and_full
 from tests.support.engine import engine
 from tests.support.postgres_lab import ITEM, PostgresLab
 from tests.support.s3 import S3Store
@@ -28,19 +29,17 @@ from tests.support.s3_faults import Fault, FaultProxy
 
 __all__ = ["engine"]
 
-NIGHTLY = bool(os.environ.get("TEST_NIGHTLY"))
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
-MOMENTS = 10 if NIGHTLY else 2
-KILLED_AT = (10, 50, 90) if NIGHTLY else (50,)
+MOMENTS = 10 if os.environ.get("TEST_NIGHTLY") else 3
 FAULT_SECONDS = 180
-FAULTS = {"500": Fault("status", 500), "403": Fault("status", 403)}
-if NIGHTLY:
-    FAULTS |= {
-        "stall": Fault("stall"),
-        "reset": Fault("reset"),
-        "503": Fault("status", 503),
-        "200": Fault("error200"),
-    }
+FAULTS = {
+    "500": Fault("status", 500),
+    "403": Fault("status", 403),
+    "503": Fault("status", 503),
+    "200": Fault("error200"),
+    "stall": Fault("stall"),
+    "reset": Fault("reset"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +165,7 @@ def test_the_newest_state_is_restored_and_the_former_one_kept_until_it_is_discar
     lab.back_up("full")
 
 
-@pytest.mark.parametrize("file", ["data", "wal", "manifest", "backup.info", "archive.info"])
+@pytest.mark.parametrize("file", smoke_and_full(["data", "wal"], ["manifest", "backup.info", "archive.info"]))
 def test_a_flipped_byte_is_found_and_never_restored(lab: PostgresLab, file: str) -> None:
     repository = lab.backups / "pgbackrest"
     label = labels(lab)["local"][-1]
@@ -196,7 +195,7 @@ def test_a_flipped_byte_is_found_and_never_restored(lab: PostgresLab, file: str)
         lab.recovery().discard_staged()
 
 
-@pytest.mark.parametrize("percent", KILLED_AT)
+@pytest.mark.parametrize("percent", smoke_and_full([50], [10, 90, 99]))
 def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     lab: PostgresLab, percent: int
 ) -> None:
@@ -236,7 +235,7 @@ def docker_update(lab: PostgresLab, cpus: str) -> None:
     subprocess.run(["docker", "update", "--cpus", cpus, lab.container], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("key", ["wrong", "missing", "truncated"])
+@pytest.mark.parametrize("key", smoke_and_full(["wrong"], ["missing", "truncated"]))
 def test_another_key_is_refused_before_anything_is_written(
     lab: PostgresLab, tmp_path: Path, key: str
 ) -> None:
@@ -299,12 +298,12 @@ def test_a_restore_killed_at_any_step_leaves_the_old_state_and_can_be_repeated(l
     assert (lab.volume / "current").read_text().strip() == plan["generation"] and ids(lab) == expected
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("fault", smoke_and_full(["500"], ["403", "503", "200", "stall", "reset"]))
 def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
-    lab: PostgresLab, proxy: FaultProxy, fault: Fault
+    lab: PostgresLab, proxy: FaultProxy, fault: str
 ) -> None:
     before = labels(lab)
-    proxy.fault = fault
+    proxy.fault = FAULTS[fault]
     started = time.monotonic()
     made = lab.back_up("incr", timeouts={"default": FAULT_SECONDS})
     took = time.monotonic() - started

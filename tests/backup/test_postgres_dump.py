@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 
 from tests.support.backup_lab import built_images
 from tests.support.deployment import wait_until
+from tests.support.depth import smoke_and_full
 from tests.support.engine import engine
 from tests.support.postgres_lab import SERVICE, PostgresLab
 
@@ -44,7 +46,7 @@ def dump(lab: PostgresLab, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def worker(lab: PostgresLab) -> DumpRestore:
-    return DumpRestore(Target(lab.container, lab.volume, "n8n", "n8n_owner"))
+    return DumpRestore(Target(Inside(lab.container), lab.volume, "n8n", "n8n_owner"))
 
 
 def databases(lab: PostgresLab) -> list[str]:
@@ -107,7 +109,7 @@ def test_a_restore_puts_it_in_the_database_s_place_and_keeps_the_former_one(
     assert not (lab.volume / ".restore").exists()
 
 
-@pytest.mark.parametrize("at", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("at", smoke_and_full([0.5], [0.0, 0.99]))
 def test_a_flipped_byte_is_refused_and_the_database_stays(
     lab: PostgresLab, dump: dict[str, Any], tmp_path: Path, at: float
 ) -> None:
