@@ -11,12 +11,13 @@ import pytest
 from docker.models.containers import Container
 
 from tests.support.deployment import Deployment, wait_until
+from tests.support.depth import smoke_and_full
 
 SERVICE = "redis-queue"
 VARIANTS = {"redis-7": "7.", "valkey-8": "8."}
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=smoke_and_full(["redis-7"], ["valkey-8"]))
 def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

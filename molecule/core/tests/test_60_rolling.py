@@ -86,6 +86,7 @@ def test_kill_of_a_worker_brings_its_slot_back(core: Deployment) -> None:
     stream_through(core, kill, all_succeed=False)
 
 
+@pytest.mark.full
 def test_restart_of_each_container(core: Deployment) -> None:
     """Postgres, Redis and OpenBao included, one after the other: what was answered with 2xx is accounted for."""
 
@@ -99,6 +100,7 @@ def test_restart_of_each_container(core: Deployment) -> None:
     stream_through(core, restart_each, all_succeed=False)
 
 
+@pytest.mark.full
 def test_restart_of_everything_in_any_order(core: Deployment) -> None:
     containers = list(core.containers().values())
     random.Random(20261122).shuffle(containers)

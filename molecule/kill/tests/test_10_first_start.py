@@ -35,6 +35,7 @@ def migrations(kill: Deployment) -> int:
 
 Moment = Callable[[Deployment], Any]
 # Name, task, moment in the task, whether the containers are killed too.
+SMOKE = {"store-initialised", "n8n-migrations"}
 POINTS: list[tuple[str, str, Moment, bool]] = [
     ("volumes", "config | Create the directories", lambda _: True, False),
     (
@@ -66,7 +67,8 @@ POINTS: list[tuple[str, str, Moment, bool]] = [
 
 
 @pytest.mark.parametrize(
-    ("task", "moment", "containers"), [p[1:] for p in POINTS], ids=[p[0] for p in POINTS]
+    ("task", "moment", "containers"),
+    [pytest.param(*p[1:], id=p[0], marks=[] if p[0] in SMOKE else pytest.mark.full) for p in POINTS],
 )
 def test_a_run_is_killed(kill: Deployment, task: str, moment: Moment, containers: bool) -> None:
     killed(kill, "site", task, lambda: moment(kill), containers=containers)
