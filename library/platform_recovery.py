@@ -44,7 +44,9 @@ options:
     type: str
     default: ""
   time:
-    description: Point in time that Postgres is restored to, ISO 8601 with a zone; empty for the newest state.
+    description:
+      - Point in time that Postgres is restored to, ISO 8601 with a zone; empty for the newest state.
+      - Another one than that of the restore begun in O(directory) is refused.
     type: str
     default: ""
   backup_image:
@@ -170,6 +172,7 @@ class Manager:
         self.values = self._read_definition()
         self.passed_over: list[str] = []
         self.result: dict[str, Any] = {}
+        self.moment = ""
         self.manifest: dict[str, Any] = {}
 
     def plan(self) -> list[str]:
@@ -194,7 +197,7 @@ class Manager:
             self.result = recovery_fetch.finish(self.directory, Path(self.params["reports"]), self.now)
         elif steps:
             self.directory.take_keys(self.values)
-            self.directory.begin(self.manifest)
+            self.directory.begin(self.manifest, self.moment)
             definition = self._definition(self.directory.keys)
             oneshots = OneShots(self.engine, definition.environment, "restore")
             restic = Restic(definition, oneshots, self.params["repository"], read_only=True)
@@ -209,17 +212,13 @@ class Manager:
         return self.directory.done("fetched") and self.directory.run() == self.manifest["run"]
 
     def _choose(self) -> dict[str, Any]:
-        begun = self.directory.run()
-        asked = self.params["run"] or begun
-        if begun and asked != begun:
-            raise RecoveryError(
-                f"restore_run: {self.directory.path} holds the restore of {begun} that was begun; continue it, or "
-                "remove that folder"
-            )
+        moment = parse_time(self.params["time"], self.now)
+        self.moment = moment.isoformat() if moment else ""
+        self.directory.refuse_other(self.params["run"], self.moment)
         wanted = Wanted(
             environment=self.params["source_environment"],
-            run=asked,
-            time=parse_time(self.params["time"], self.now),
+            run=self.params["run"] or self.directory.run(),
+            time=moment,
             n8n=self.params["n8n_version"],
             postgres=self.params["postgres_major"],
         )

@@ -84,6 +84,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
@@ -148,11 +149,10 @@ class Manager:
         if not container or not container["State"]["Running"]:
             raise BackupError(f"{service}: no running container in project {self.params['project']}")
         target = Target(
-            container=container["Id"],
+            inside=Inside(container["Id"], self._engine.socket, self._docker),
             volume=Path(self.params["volume"]),
             database=self.params["database"],
             owner=self.params["owner"],
-            docker=self._docker,
             jobs=self.params["jobs"],
             seconds=self.params["timeout"],
         )

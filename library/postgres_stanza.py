@@ -72,6 +72,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import pgbackrest
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.pgbackrest import PgBackRest, PgBackRestError, Repository
 
@@ -134,7 +135,7 @@ def connect(module: AnsibleModule) -> PgBackRest | None:
     container = engine.service(module.params["project"], module.params["service"])
     if container and container["State"]["Status"] == "running":
         docker = module.get_bin_path("docker", required=True)
-        return PgBackRest(module.params["stanza"], pgbackrest.inside(docker, engine.socket, container["Id"]))
+        return PgBackRest(module.params["stanza"], Inside(container["Id"], engine.socket, docker).run)
     if module.check_mode:
         return None
     raise BackupError("no running container")

@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.engine_run import Mount, Result
 from ansible.module_utils.n8n_platform.pgbackrest import (
     Backup,
@@ -276,4 +277,4 @@ class PgBackRestItem:
 
     def _inside(self, context: Context) -> pgbackrest.Runner:
         container = context.container(self.service)["Id"]
-        return pgbackrest.inside(context.oneshots.docker, context.engine.socket, container)
+        return Inside(container, context.engine.socket, context.oneshots.docker).run

@@ -5,19 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
+from ansible.module_utils.n8n_platform.engine_exec import TIMED_OUT
 from ansible.module_utils.n8n_platform.engine_run import Result
 
 # Names of repositories and pgBackRest's own keys, as the role postgres configures them.
 KEYS = {"local": 1, "s3": 2}
 LOCK_HELD = 50
-_TIMED_OUT = (124, 137)
-_CLIENT_PATIENCE = 60.0
 # Wrong passphrase, or none: what is read is then no text of pgBackRest's.
 WRONG_KEY = ("CryptoError", "FormatError", "cipher", "unable to flush", "invalid checksum")
 _NOISE = re.compile(r"^(P\d+\s+)?(INFO|DETAIL|WARN|ERROR):\s*", re.MULTILINE)
@@ -79,28 +77,6 @@ class Repository:
         return [backup for backup in self.backups if backup.type == "full"]
 
 
-def inside(docker: str, socket: str, container: str) -> Runner:
-    """Runs programs in a running container. The limit holds inside, too: the client's end would not end them."""
-
-    def run(argv: Sequence[str], seconds: float) -> Result:
-        command = [docker, "--host", f"unix://{socket}", "exec", container]
-        command += ["timeout", "--kill-after=15", f"{seconds:.0f}", *argv]
-        try:
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=seconds + _CLIENT_PATIENCE,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Result(_TIMED_OUT[0], "", "")
-        return Result(done.returncode, done.stdout, done.stderr)
-
-    return run
-
-
 @dataclass(frozen=True)
 class PgBackRest:
     """Raises PgBackRestError with pgBackRest's own words, and what a wrong passphrase looks like as such.
@@ -148,7 +124,7 @@ class PgBackRest:
     def _checked(self, result: Result, command: str, seconds: float) -> str:
         if result.code == 0:
             return result.stdout
-        if result.code in _TIMED_OUT:
+        if result.code in TIMED_OUT:
             raise PgBackRestError(
                 f"pgBackRest {command} of {self.stanza}: not done within its time limit of {seconds:.0f} s",
                 result.code,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit, sha256_of
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.postgres import identifier, literal
 from ansible.module_utils.n8n_platform.postgres_generations import UID
 
@@ -25,13 +25,12 @@ _DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (\S+) (\S+) ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Target:
-    """`container` is the server's, running; `volume` its folder on the host, mounted at /var/lib/postgresql."""
+    """`inside` is the server's container, running; `volume` its folder on the host, mounted at /var/lib/postgresql."""
 
-    container: str
+    inside: Inside
     volume: Path
     database: str
     owner: str
-    docker: str = "docker"
     jobs: int = 2
     seconds: float = 3600.0
 
@@ -149,16 +148,8 @@ class DumpRestore:
         return self._run([*argv, *commands], "psql").strip()
 
     def _run(self, argv: list[str], what: str, code: Exit = Exit.FAILED) -> str:
-        command = [
-            self._target.docker,
-            "exec",
-            self._target.container,
-            "timeout",
-            f"{self._target.seconds:.0f}",
-            *argv,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            words = " ".join((done.stderr or done.stdout).split())[-900:] or f"exit code {done.returncode}"
+        result = self._target.inside.run(argv, self._target.seconds)
+        if result.code:
+            words = result.words(900) or f"exit code {result.code}"
             raise BackupError(f"database {self._target.database}: {what}: {words}", code)
-        return done.stdout
+        return result.stdout

@@ -1,7 +1,8 @@
 """Fetching what is restored into the recovery directory, and putting the directories of the source in their place.
 
-The recovery directory: `manifest.json`, `keys/` (see SourceDefinition), `staging/` (dumps and snapshots, compared with
-the manifest), `directories/<item>/`, `steps/` (an empty file for each done step). A killed run goes on from there.
+The recovery directory: `manifest.json`, `moment` (the one asked for in UTC, empty for the newest), `keys/` (see
+SourceDefinition), `staging/` (dumps and snapshots, compared with the manifest), `directories/<item>/`, `steps/` (an
+empty file for each done step). A killed run goes on from there.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SOURCE_KEYS = {
     "backup_s3_credentials": ("secrets_root", "host/backup_s3_credentials"),
     "s3-ca.pem": ("state_root", "s3-ca.pem"),
 }
+_MOMENT = "moment"
 _OPTIONAL_KEYS = ("backup_s3_credentials", "s3-ca.pem", "openbao.key", "openbao.json")
 
 
@@ -55,9 +57,27 @@ class Directory:
         path = self.path / backup_manifest.NAME
         return backup_manifest.parse(path.read_bytes(), str(path))
 
-    def begin(self, manifest: dict[str, Any]) -> None:
+    def begin(self, manifest: dict[str, Any], moment: str = "") -> None:
         make_directory(self.path, 0o700)
+        write_file(self.path / _MOMENT, moment, mode=0o600)
         write_file(self.path / backup_manifest.NAME, backup_manifest.text_of(manifest), mode=0o600)
+
+    def refuse_other(self, run: str, moment: str) -> None:
+        """Raises RecoveryError when the restore of another run ("" for any) or to another moment was begun here: what
+        is done already would be taken for what is asked now."""
+        begun = self.run()
+        if not begun:
+            return
+        way = "continue it, or take it away first (restore_target=remove, in place restore_target=back)"
+        if run and run != begun:
+            raise RecoveryError(
+                f"restore_run: {self.path} holds the restore of {begun} that was begun; {way}"
+            )
+        path = self.path / _MOMENT
+        held = path.read_text(encoding="utf-8") if path.exists() else moment
+        if moment != held:
+            to = held or "the newest moment"
+            raise RecoveryError(f"restore_time: {self.path} holds a restore to {to} that was begun; {way}")
 
     def take_keys(self, source: dict[str, Any]) -> list[str]:
         """Copies the keys of a source on this host that are not there; their names. Raises RecoveryError."""

@@ -12,10 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform import backup, pgbackrest, postgres_recovery, secrets
+from ansible.module_utils.n8n_platform import backup, postgres_recovery, secrets
 from ansible.module_utils.n8n_platform.backup import Context, Definition
 from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.pgbackrest import PgBackRest
 
@@ -176,7 +177,7 @@ class PostgresLab:
         self.client().call("check")
 
     def client(self) -> PgBackRest:
-        return PgBackRest(STANZA, pgbackrest.inside("docker", Engine().socket, self.container))
+        return PgBackRest(STANZA, Inside(self.container).run)
 
     def context(self, type_: str = "full", now: datetime | None = None, **values: Any) -> Context:
         moment = now or datetime.now(UTC)

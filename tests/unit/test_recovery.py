@@ -234,6 +234,29 @@ def test_keys_of_a_running_source_are_copied_for_root_only(
     assert (directory.keys / "n8n_encryption_key").stat().st_mode & 0o777 == 0o400
 
 
+@pytest.mark.parametrize(
+    ("run", "moment", "says"),
+    [
+        (
+            "20261121T020000Z",
+            "2026-11-22T10:00:00+00:00",
+            "restore_run: .* of 20261122T020000Z that was begun",
+        ),
+        ("", "2026-11-22T11:00:00+00:00", r"restore_time: .* to 2026-11-22T10:00:00\+00:00 that was begun"),
+        ("", "", "restore_time: .* that was begun"),
+    ],
+)
+def test_what_was_begun_is_not_taken_for_something_else(
+    tmp_path: Path, run: str, moment: str, says: str
+) -> None:
+    begun = recovery_fetch.Directory(tmp_path / "recovery")
+    begun.refuse_other("20261121T020000Z", "")
+    begun.begin(manifest(), "2026-11-22T10:00:00+00:00")
+    begun.refuse_other("", "2026-11-22T10:00:00+00:00")
+    with pytest.raises(RecoveryError, match=says):
+        begun.refuse_other(run, moment)
+
+
 def test_a_changed_manifest_of_the_recovery_is_noticed(directory: recovery_fetch.Directory) -> None:
     path = directory.path / backup_manifest.NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "run": "20261101T020000Z"}))
