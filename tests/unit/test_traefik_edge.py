@@ -45,7 +45,7 @@ def n8n_edge(main: Backend, hooks: list[Backend]) -> list[dict[str, Any]]:
         },
         {"name": "api", "class": "api", "paths": ["/api/v1", "/mcp"], **to_main},
         {"name": "unchecked", "class": "public", "paths": ["/unchecked"], "servers": to_hooks["servers"]},
-        {"name": "closed", "class": "internal", "paths": ["/metrics", "/healthz"]},
+        {"name": "closed", "class": "internal", "paths": ["/metrics", "/healthz/readiness"]},
         {"name": "upload", "class": "public", "paths": ["/upload"], "body_limit_bytes": 1000, **to_main},
     ]
     return [{"role": "n8n", "edge": [{"host": "n8n", **route} for route in routes]}]

@@ -31,7 +31,12 @@ N8N = {
             "servers": MAIN,
             "cache_seconds": 60,
         },
-        {"name": "n8n-closed", "host": "n8n", "paths": ["/metrics", "/healthz"], "class": "internal"},
+        {
+            "name": "n8n-closed",
+            "host": "n8n",
+            "paths": ["/metrics", "/healthz/readiness"],
+            "class": "internal",
+        },
         {"name": "n8n-editor", "host": "n8n", "paths": ["/"], "class": "operator", "servers": MAIN},
     ],
 }
@@ -63,7 +68,7 @@ def merged(*entries: dict[str, Any]) -> list[dict[str, Any]]:
         ("/metrics", "n8n-closed"),
         ("/METRICS/x", "n8n-closed"),
         ("/healthz/readiness", "n8n-closed"),
-        ("/healthzz", "n8n-editor"),
+        ("/healthz", "n8n-editor"),
         ("/assets/a.js", "n8n-assets"),
         ("/", "n8n-editor"),
     ],
@@ -184,7 +189,7 @@ def test_expected_routes_say_where_each_request_ends() -> None:
     table = {(r["method"], r["path"]): (r["class"], r["servers"]) for r in edge.expected_routes([N8N])}
     assert table["POST", "/webhook/probe"] == ("public", HOOK)
     assert table["GET", "/webhook-probe"] == ("operator", MAIN)
-    assert table["GET", "/healthz/probe"] == ("internal", [])
+    assert table["GET", "/healthz/readiness/probe"] == ("internal", [])
     assert edge.expected_routes([{"role": "a", "edge": [route(paths=["/x"])]}])[-1]["class"] == "internal"
 
 

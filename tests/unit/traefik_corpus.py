@@ -5,7 +5,7 @@ CLOSED = [
     "/metrics",
     "/METRICS",
     "/metrics/",
-    "/healthz",
+    "/healthz/readiness/",
     "/healthz/readiness",
     "/Healthz/Readiness",
     "//metrics",
@@ -13,9 +13,9 @@ CLOSED = [
     "/%6detrics",
     "/./metrics",
     "/webhook/../metrics",
-    "/webhook/%2e%2e/healthz",
+    "/webhook/%2e%2e/healthz/readiness",
     "/metrics?x=1",
-    "///healthz",
+    "///healthz/readiness",
 ]
 
 # Must never reach a back end of a class that the path, once read by a server, does not belong to.
