@@ -1,4 +1,4 @@
-"""The copy that a restore makes is the one that is taken away. Two playbooks cannot share the variables of an import."""
+"""The copy that a restore makes is the one that is taken away: two playbooks cannot share variables of imports."""
 
 from contract.conftest import ROOT, load
 
