@@ -78,6 +78,8 @@ class RestoreBench:
         )
 
     def _physical(self) -> Sample:
+        """From a set of this moment: what the other ways have written since would have to be recovered, too."""
+        self._lab.back_up("full")
         recovery, found = self._lab.recovery(), {}
         sample = self._sample(lambda: found.update(vars(recovery.prepare())), recovery.discard_staged)
         return {**sample, **{key: found[key] for key in ("restore_seconds", "recovery_seconds")}}
