@@ -38,9 +38,13 @@ options:
     type: str
     required: true
   state:
-    description: V(restored) is V(prepared) and V(switched). V(discarded) drops the former database.
+    description:
+      - V(restored) is V(prepared) and V(switched).
+      - V(reverted) gives the former database its name again and drops the restored one; it does nothing without a
+        restore that was begun in O(directory).
+      - V(discarded) drops the former database.
     type: str
-    choices: [restored, prepared, switched, discarded]
+    choices: [restored, prepared, switched, reverted, discarded]
     default: restored
   jobs:
     description: Connections that restore side by side.
@@ -92,7 +96,7 @@ from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:
-    states = ["restored", "prepared", "switched", "discarded"]
+    states = ["restored", "prepared", "switched", "reverted", "discarded"]
     return {
         **{name: {"type": "str", "required": True} for name in ("name", "project", "database", "owner")},
         **{name: {"type": "path", "required": True} for name in ("directory", "volume")},
@@ -103,7 +107,7 @@ def build_spec() -> dict[str, Any]:
 
 
 class Manager:
-    """Steps are `prepare`, `switch`, `discard`; what is done stands in `<directory>/dump-<name>.json`.
+    """Steps are `prepare`, `switch`, `revert`, `discard`; what is done stands in `<directory>/dump-<name>.json`.
 
     Raises BackupError.
     """
@@ -119,6 +123,8 @@ class Manager:
     def plan(self) -> list[str]:
         if self.params["state"] == "discarded":
             return ["discard"] if self.record.get("former") else []
+        if self.params["state"] == "reverted":
+            return ["revert"] if self.record else []
         prepare = [] if self.record else ["prepare"]
         switch = [] if "former" in self.record else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[self.params["state"]]
@@ -131,6 +137,10 @@ class Manager:
             self._write(worker.prepare(*self._dump()))
         if "switch" in steps:
             self._write({**self.record, "former": worker.switch()})
+        if "revert" in steps:
+            worker.back()
+            self.file.unlink()
+            self.record = {}
         if "discard" in steps:
             worker.discard_former()
             self._write({**self.record, "former": ""})

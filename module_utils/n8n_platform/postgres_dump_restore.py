@@ -50,6 +50,8 @@ class DumpRestore:
             raise BackupError(f"{dump}: its checksum is not the one in the manifest", Exit.DAMAGED)
         self._check_room(dump)
         self.discard_new()
+        # From here on one of this name is what this restore has replaced.
+        self.discard_former()
         with self._in_sight(dump) as path:
             tables = _DATA.findall(self._run(["pg_restore", "--list", path], "cannot be read", Exit.DAMAGED))
             self._sql(
@@ -77,11 +79,12 @@ class DumpRestore:
         the restored one its name. The name is empty when there was none to keep."""
         name, new, former = (identifier(text) for text in (self._target.database, self._new, self._former))
         used, restored = literal(self._target.database), literal(self._new)
-        exists = f"SELECT count(*) FROM pg_database WHERE datname = {used}"  # noqa: S608 (quoted)
-        if self._sql(exists) == "0":
+        there = self._databases()
+        if self._target.database not in there:
             self._sql(f"ALTER DATABASE {new} RENAME TO {name}")
             return ""
-        self.discard_former()
+        if self._new not in there and self._former in there:
+            return self._former  # done by a run that was killed before it could say so
         end = f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname IN ({used}, {restored})"  # noqa: S608
         try:
             self._sql(
@@ -95,12 +98,27 @@ class DumpRestore:
             self._sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         return self._former
 
+    def back(self) -> None:
+        """From wherever a switch was ended the former database has its name again, and takes sessions; the restored one
+        goes."""
+        name, former = identifier(self._target.database), identifier(self._former)
+        there = self._databases()
+        if self._new not in there and self._former in there:
+            self._sql(
+                f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"ALTER DATABASE {former} RENAME TO {name}"
+            )
+        self._sql(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        self.discard_new()
+
     def discard_new(self) -> None:
         self._sql(f"DROP DATABASE IF EXISTS {identifier(self._new)} WITH (FORCE)")
 
     def discard_former(self) -> None:
         """Gives up the way back."""
         self._sql(f"DROP DATABASE IF EXISTS {identifier(self._former)} WITH (FORCE)")
+
+    def _databases(self) -> list[str]:
+        return self._sql("SELECT datname FROM pg_database").splitlines()
 
     def _check_room(self, dump: Path) -> None:
         needed, free = dump.stat().st_size * (1 + _GROWTH), shutil.disk_usage(self._target.volume).free

@@ -109,6 +109,27 @@ def test_a_restore_puts_it_in_the_database_s_place_and_keeps_the_former_one(
     assert not (lab.volume / ".restore").exists()
 
 
+@pytest.mark.parametrize("switched", [True, False])
+def test_the_way_back_leads_to_the_database_from_before(
+    lab: PostgresLab, dump: dict[str, Any], switched: bool
+) -> None:
+    lab.sql("INSERT INTO rows (id) VALUES (9000)")
+    before = lab.sql(HASH)
+    restore = worker(lab)
+    restore.prepare(dump["path"], dump["sha256"])
+    if switched:
+        # Killed before it could say so, it is called again.
+        assert restore.switch() == restore.switch() == "n8n_before_restore"
+        assert lab.sql(HASH) == dump["hash"]
+    else:
+        lab.sql("ALTER DATABASE n8n ALLOW_CONNECTIONS false", "postgres")
+    restore.back()
+    restore.back()
+    assert lab.sql(HASH) == before
+    assert databases(lab) == ["n8n", "postgres"]
+    lab.sql("DELETE FROM rows WHERE id = 9000")
+
+
 @pytest.mark.parametrize("at", smoke_and_full([0.5], [0.0, 0.99]))
 def test_a_flipped_byte_is_refused_and_the_database_stays(
     lab: PostgresLab, dump: dict[str, Any], tmp_path: Path, at: float
