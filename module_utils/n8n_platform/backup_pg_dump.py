@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, file_artefact
 from ansible.module_utils.n8n_platform.engine_exec import Inside
+from ansible.module_utils.n8n_platform.postgres import identifier
+from ansible.module_utils.n8n_platform.postgres_dump_restore import FORMER
 
 ADMIN = ["-U", "postgres"]
 _MAGIC = b"PGDMP"
@@ -24,12 +26,7 @@ class PgDump:
 
     def forecast(self, context: Context) -> int:
         """The database with its indexes; compressed, a dump is smaller."""
-        statement = "SELECT pg_database_size(current_database())"
-        argv = ["psql", "-XqAt", *ADMIN, "-d", self.database, "-c", statement]
-        result = self._inside(context).run(argv)
-        if result.code:
-            raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
-        return int(result.stdout)
+        return int(self._ask(context, "SELECT pg_database_size(current_database())"))
 
     def run(self, context: Context, staging: Path) -> list[dict[str, Any]]:
         target = staging / f"{self.name}.dump"
@@ -45,6 +42,21 @@ class PgDump:
             self.name, "pg_dump", target, service=self.service, database=self.database, tables=tables
         )
         return [artefact]
+
+    def completed(self, context: Context) -> list[str]:
+        """After a good set: the database that the last logical restore has replaced goes. One text each."""
+        former = self.database + FORMER
+        if former not in self._ask(context, "SELECT datname FROM pg_database").splitlines():
+            return []
+        self._ask(context, f"DROP DATABASE {identifier(former)} WITH (FORCE)")
+        return [f"removed database {former}, which a restore has replaced"]
+
+    def _ask(self, context: Context, statement: str) -> str:
+        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *ADMIN, "-d", self.database, "-c", statement]
+        result = self._inside(context).run(argv)
+        if result.code:
+            raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
+        return result.stdout
 
     def _contents(self, context: Context, dump: Path) -> str:
         """Table of contents; also proves that it is a whole dump: it is written last, at the beginning."""

@@ -17,7 +17,7 @@ from ansible.module_utils.n8n_platform.postgres_generations import UID
 
 _FOLDER = ".restore"
 _NEW = "_restore"
-_FORMER = "_before_restore"
+FORMER = "_before_restore"
 # A dump is compressed, and indexes come on top.
 _GROWTH = 8
 _DATA = re.compile(r"^\d+; \d+ \d+ TABLE DATA (\S+) (\S+) ", re.MULTILINE)
@@ -42,7 +42,7 @@ class DumpRestore:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._new = target.database + _NEW
-        self._former = target.database + _FORMER
+        self._former = target.database + FORMER
 
     def prepare(self, dump: Path, sha256: str = "") -> dict[str, Any]:
         """Restores and looks; the database in use may be worked with meanwhile. {tables, bytes}."""

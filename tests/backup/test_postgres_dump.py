@@ -104,7 +104,10 @@ def test_a_restore_puts_it_in_the_database_s_place_and_keeps_the_former_one(
     assert lab.sql("SELECT count(*) FROM rows", "n8n_before_restore") == "10"
     owner = "SELECT pg_get_userbyid(datdba) || ' ' || has_database_privilege('public', oid, 'CONNECT') FROM pg_database"
     assert lab.sql(f"{owner} WHERE datname = 'n8n'") == "n8n_owner false"
-    restore.discard_former()
+    assert KIND.completed(lab.context()) == [
+        "removed database n8n_before_restore, which a restore has replaced"
+    ]
+    assert KIND.completed(lab.context()) == []
     assert databases(lab) == ["n8n", "postgres"]
     assert not (lab.volume / ".restore").exists()
 

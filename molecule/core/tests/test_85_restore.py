@@ -225,7 +225,7 @@ def test_a_drill_restores_compares_decrypts_and_leaves_nothing(
     assert copy.networks and copy.open_networks == set(), "no n8n process of the copy has a way out"
     everybody = {"n8n-main": set(), "n8n-worker-1": set(), "n8n-webhook-1": set()}
     assert copy.reached == everybody, copy.failures
-    assert copy.settings["archive_mode"] == "off", "the copy archives nothing"
+    assert copy.settings["archive_command"] in ("", "/bin/true"), "the copy archives nothing"
     assert copy.published <= {"Platform smoke test"}, "no trigger of the source fires in the copy"
     assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
 
