@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 
+from bench.filling import fill
 from bench.load import TimedStream
 from bench.samples import Sample, interleaved, load, save
 from tests.support.deployment import Deployment
@@ -14,8 +15,10 @@ from tests.support.ledger import deploy_test_workflows
 RATE = 10.0
 
 
-def measure(deployment: Deployment, form: str, rounds: int, seconds: float) -> None:
+def measure(deployment: Deployment, form: str, rounds: int, seconds: float, megabytes: int) -> None:
+    """`megabytes`: the database is filled up to that, in a schema that n8n does not look at."""
     deploy_test_workflows(deployment)
+    fill(str(deployment.containers()["postgres-n8n"].name), megabytes, "bench")
     program = str(deployment.data_root / "state/platform-backup")
     ways = {
         "without": lambda: sample(deployment, seconds),

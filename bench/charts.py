@@ -26,12 +26,21 @@ _STYLE = Style(
     value_label_font_size=13,
     title_font_size=16,
     opacity="1",
+    guide_stroke_color="#ddd",
+    major_guide_stroke_color="#ddd",
 )
+
+# A value is centred on the end of its bar; this moves it off.
+_BESIDE = "\u2003" * 4
 
 
 def bars(name: str, title: str, series: Mapping[str, Mapping[str, float]], formatter: str = "{:.1f}") -> Path:
     """Horizontal bars; `series`: name in the legend -> label -> value, every series with the same labels."""
     labels = list(next(iter(series.values())))
+
+    def written(value: float) -> str:
+        return _BESIDE + formatter.format(value)
+
     chart = pygal.HorizontalBar(
         style=_STYLE,
         title=title,
@@ -39,7 +48,8 @@ def bars(name: str, title: str, series: Mapping[str, Mapping[str, float]], forma
         no_prefix=True,
         print_values=True,
         print_values_position="top",
-        value_formatter=formatter.format,
+        value_formatter="{:g}".format,
+        max_scale=6,
         legend_at_bottom=True,
         show_legend=len(series) > 1,
         width=820,
@@ -52,7 +62,7 @@ def bars(name: str, title: str, series: Mapping[str, Mapping[str, float]], forma
     # Bars are drawn from below.
     chart.x_labels = list(reversed(labels))
     for legend, values in series.items():
-        chart.add(legend, [values[label] for label in reversed(labels)])
+        chart.add(legend, [{"value": values[label], "formatter": written} for label in reversed(labels)])
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / f"{name}.svg"
     path.write_bytes(chart.render())

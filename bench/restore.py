@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 
-from bench.n8n_rows import SCHEMA, Executions
+from bench.filling import fill
 from bench.samples import Sample, interleaved, save, timed
 from tests.support.backup_lab import built_images
 from tests.support.deployment import wait_until
 from tests.support.postgres_lab import SERVICE, PostgresLab
 
-SEED = 1
-BATCH = 2000
 ROUNDS = 2
 COPY = "n8n_copy"
 PSQL = f"psql -XqU postgres -v ON_ERROR_STOP=1 -o /dev/null {COPY}"
 PIPE = f"set -o pipefail; createdb -U postgres {COPY} && pg_dump -U postgres n8n | {PSQL}"
 HASH = "SELECT count(*) || ' ' || sum(hashtextextended(data, \"executionId\")) FROM execution_data"
-ENTITY_COLUMNS = 'id, finished, mode, "startedAt", "stoppedAt", status, "workflowId", "createdAt"'
 
 
 def measure(form: str, megabytes: int) -> None:
@@ -50,7 +45,8 @@ class RestoreBench:
         self._target = Target(lab.container, lab.volume, "n8n", "postgres")
 
     def measure(self, form: str, megabytes: int) -> None:
-        filled = fill(self._lab, megabytes)
+        self._lab.sql("DROP TABLE rows")
+        filled = fill(self._lab.container, megabytes)
         self._hash = self._lab.sql(HASH)
         backup = timed(lambda: self._lab.back_up("full"))
         kind = PgDump({"name": "dump-n8n", "kind": "pg_dump", "service": SERVICE, "database": "n8n"})
@@ -59,7 +55,6 @@ class RestoreBench:
         samples = interleaved(ways, ROUNDS)
         settings = {
             **filled,
-            "seed": SEED,
             "dump_bytes": self._dump["bytes"],
             "dump_seconds": dump["seconds"],
             "full_backup_seconds": backup["seconds"],
@@ -103,37 +98,3 @@ class RestoreBench:
 
 def wal_bytes(lab: PostgresLab) -> int:
     return int(float(lab.sql("SELECT wal_bytes FROM pg_stat_wal")))
-
-
-def fill(lab: PostgresLab, megabytes: int) -> dict[str, int]:
-    """Adds executions until the database has that size; what it holds then."""
-    lab.sql("DROP TABLE IF EXISTS rows")
-    lab.sql(SCHEMA)
-    executions, count, text = Executions(SEED), 0, 0
-    while int(lab.sql("SELECT pg_database_size('n8n')")) < megabytes << 20:
-        copy(lab.container, f"execution_entity ({ENTITY_COLUMNS})", executions.entities(count, BATCH))
-        text += copy(lab.container, "execution_data", executions.data(count, BATCH))
-        count += BATCH
-    lab.sql("VACUUM ANALYZE")
-    size = int(lab.sql("SELECT pg_database_size('n8n')"))
-    return {"executions": count, "text_bytes": text, "database_bytes": size}
-
-
-def copy(container: str, table: str, lines: Iterable[str]) -> int:
-    """Bytes sent."""
-    text = "".join(lines).encode()
-    argv = [
-        "docker",
-        "exec",
-        "-i",
-        container,
-        "psql",
-        "-XqU",
-        "postgres",
-        "-d",
-        "n8n",
-        "-v",
-        "ON_ERROR_STOP=1",
-    ]
-    subprocess.run([*argv, "-c", f"COPY {table} FROM STDIN"], input=text, check=True)
-    return len(text)

@@ -1,6 +1,6 @@
 """Benchmarks: raw samples go to bench/results/<subject>.json, the page docs/benchmarks.md is made of them.
 
-    .venv/bin/python -m bench.run [--long] [site] [memory] [executions] [restore] [backup] [page]
+    .venv/bin/python -m bench.run [--long] [site] [memory] [executions] [restore] [restart] [backup] [page]
 
 What stands in the way of honest figures is a machine with other work: `load` is kept beside each sample, ways are
 interleaved, and counts (CPU seconds, transactions, bytes) are worth more than seconds.
@@ -18,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import backup, executions, memory, page, restore, site
+from bench import backup, executions, memory, page, restart, restore, site
 from bench.samples import ROOT
 from tests.support.deployment import Deployment
 
@@ -33,6 +33,7 @@ SUBJECTS: dict[str, Callable[[str, bool], None]] = {
         TUNED, UNTUNED, form, rounds=6 if long else 2, seconds=900 if long else 40
     ),
     "restore": lambda form, long: restore.measure(form, megabytes=5000 if long else 500),
+    "restart": lambda form, long: restart.measure(TUNED, form, rounds=10 if long else 2),
     "backup": lambda form, long: backup.measure(
         TUNED, form, rounds=4 if long else 2, seconds=600 if long else 120
     ),
