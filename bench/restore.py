@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 
 from bench.filling import fill
@@ -42,7 +43,7 @@ class RestoreBench:
         self._folder = folder
         self._hash = ""
         self._dump: dict[str, Any] = {}
-        self._target = Target(lab.container, lab.volume, "n8n", "postgres")
+        self._target = Target(Inside(lab.container), lab.volume, "n8n", "postgres")
 
     def measure(self, form: str, megabytes: int) -> None:
         self._lab.sql("DROP TABLE rows")
