@@ -222,12 +222,14 @@ def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     finally:
         run.join()
         docker_update(lab, "2")
-    assert lock.exists(), "the killed run has left its pgBackRest behind"
+    # What the killed run has left works on; it may have been that near its end.
+    ended = not lock.exists()
+    assert not ended or percent >= 90, "the killed run has left no pgBackRest behind"
     made = lab.back_up("incr")
     assert [artefact.get("error") for artefact in made.values()] == [None, None]
     after = labels(lab)
     assert {name: found[: len(before[name])] for name, found in after.items()} == before
-    assert [len(after[name]) - len(before[name]) for name in after] == [1, 1]
+    assert [len(after[name]) - len(before[name]) for name in after] == [2 if ended else 1, 1]
     assert ITEM.verify(lab.context()) == []
 
 

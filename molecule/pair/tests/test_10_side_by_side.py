@@ -1,6 +1,7 @@
 """Two environments of one host share nothing: what breaks in one is not noticed in the other."""
 
 import json
+import subprocess
 from pathlib import Path
 
 from tests.support.deployment import Deployment, wait_until
@@ -47,6 +48,19 @@ def test_one_broken_the_other_untouched(staging: Deployment, production: Deploym
     assert run.rc == 0, run.failures()
     wait_until(lambda: smoke(staging) == 200, "staging to answer again")
     assert production.fingerprint() == before
+
+
+def test_one_backs_up_into_a_store_of_its_own_which_is_no_second_place(staging: Deployment) -> None:
+    assert staging.healthy("object-storage")
+    run = staging.run("backup", backup_type="full")
+    assert run.rc == 0, run.failures()
+    (path,) = Path(f"/var/backups/n8n-platform/{staging.name}/runs").glob("*/manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest["problems"] == []
+    assert manifest["restic"]["s3"] and manifest["pgbackrest"]["n8n"]["s3"]
+    program = staging.data_root / "state/platform-backup"
+    info = subprocess.run([program, "info"], capture_output=True, text=True, check=True).stdout
+    assert "off-site: none" in info
 
 
 def test_one_destroyed_the_other_untouched(staging: Deployment, production: Deployment) -> None:
