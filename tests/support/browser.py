@@ -33,11 +33,13 @@ document.addEventListener('securitypolicyviolation', (event) =>
 
 @dataclass
 class Visit:
-    """One page and what it did: console lines `type: text`, addresses it asked, frames of its WebSockets."""
+    """One page and what it did: console lines `type: text`, hosts it asked, status and path of their answers, frames of
+    its WebSockets."""
 
     page: Page
     console: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
+    answers: set[tuple[int, str]] = field(default_factory=set)
     sockets: list[str] = field(default_factory=list)
     frames: list[str] = field(default_factory=list)
 
@@ -45,6 +47,7 @@ class Visit:
         self.page.on("console", self._said)
         self.page.on("pageerror", lambda error: self.console.append(f"pageerror: {error}"))
         self.page.on("request", self._asked)
+        self.page.on("response", lambda answer: self.answers.add((answer.status, urlsplit(answer.url).path)))
         self.page.on("websocket", self._opened)
 
     @property
@@ -74,6 +77,7 @@ def visit(deployment: Deployment, home: Path, password: str) -> Iterator[Visit]:
     _trust(home, deployment.ca_file)
     own_network = OwnNetwork("n8n-platform-test-browser", deployment.address, deployment.https_port)
     with own_network, sync_playwright() as playwright:
+        playwright.selectors.set_test_id_attribute("data-test-id")
         context: BrowserContext = playwright.chromium.launch_persistent_context(
             home / "profile",
             executable_path=_chromium(home, own_network),

@@ -54,17 +54,14 @@ class Refused(Exception):
         super().__init__(f"{status}: {message}")
 
 
-class Editor:
-    """The owner's session on n8n's main process, by the container's address."""
+class Session:
+    """A user's session on an n8n, as the editor has it."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self.deployment = deployment
-        self._url = f"http://{address(deployment, 'n8n-main', 'edge')}:{PORT}/rest"
+    def __init__(self, url: str, email: str, password: str) -> None:
+        self._url = f"{url}/rest"
         # n8n's cookie is for HTTPS only, which ends at the edge.
         policy = DefaultCookiePolicy(secure_protocols=("http", "https"))
         self._opener = build_opener(HTTPCookieProcessor(CookieJar(policy)))
-        ((email,),) = deployment.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
-        password = deployment.secret("host", "n8n_owner_password")
         self.rest("POST", "/login", {"emailOrLdapLoginId": email, "password": password})
 
     def rest(self, method: str, path: str, body: Any = None) -> Any:
@@ -87,7 +84,7 @@ class Editor:
         }
         body = {
             "name": f"Test {uuid4().hex[:8]}",
-            "nodes": chain,
+            "nodes": [each | {"position": [200 * place, 0]} for place, each in enumerate(chain)],
             "connections": connections,
             "settings": {"executionOrder": "v1"},
         }
@@ -117,8 +114,8 @@ class Editor:
 
     def finished(self, identifier: str, seconds: float = 60) -> Execution:
         def ended() -> Execution | None:
-            execution = Execution(self.rest("GET", f"/executions/{identifier}"))
-            return execution if execution.status in FINAL else None
+            saved = self.rest("GET", f"/executions/{identifier}")
+            return Execution(saved) if saved["status"] in FINAL else None
 
         found: Execution = wait_until(ended, f"execution {identifier} to end", seconds)
         return found
@@ -127,6 +124,15 @@ class Editor:
         """Runs the nodes by hand in a workflow of their own."""
         with self.workflow(*nodes) as workflow:
             return self.finished(self.start(workflow), seconds)
+
+
+class Editor(Session):
+    """The owner's session on a deployment's main process, by the container's address."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        ((email,),) = deployment.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
+        url = f"http://{address(deployment, 'n8n-main', 'edge')}:{PORT}"
+        super().__init__(url, email, deployment.secret("host", "n8n_owner_password"))
 
 
 class Execution:

@@ -1,0 +1,49 @@
+"""The editor in a real browser, through the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.browser import Visit, visit
+from tests.support.deployment import Deployment, wait_until
+from tests.support.n8n_rest import Editor, code
+
+# The editor is 450 files; on a machine that does other things, too, they take half a minute.
+PATIENCE_MS = 120_000
+
+
+@pytest.fixture
+def seen(core: Deployment, tmp_path: Path) -> Iterator[Visit]:
+    """An empty page."""
+    password = core.secret("host", "traefik_operator_password")
+    with visit(core, tmp_path, password) as opened:
+        opened.page.set_default_timeout(PATIENCE_MS)
+        yield opened
+
+
+def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, seen: Visit) -> None:
+    """With the push connection: the editor shows the result without being loaded again."""
+    ((email,),) = core.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
+    host = f"n8n.{core.domain}:{core.https_port}"
+    page = seen.page
+    with Editor(core).workflow(code("return [{json: {answer: 42}}];")) as workflow:
+        page.goto(f"https://{host}/workflow/{workflow['id']}", wait_until="commit")
+        page.locator("input[name=emailOrLdapLoginId]").fill(email)
+        page.locator("input[name=password]").fill(core.secret("host", "n8n_owner_password"))
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_test_id("execute-workflow-button").first.click()
+        page.get_by_test_id("canvas-node-status-success").nth(1).wait_for()
+        seen.screenshot("executed")
+    wait_until(lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 10)
+    # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
+    wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 15)
+    assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
+        "before the login"
+    )
+    assert seen.sockets
+    assert all(address.startswith(f"wss://{host}/rest/push") for address in seen.sockets), seen.sockets
+    assert seen.violations == []
+    assert seen.hosts == {host}, "the editor calls nobody else"
