@@ -1,5 +1,6 @@
 """Areas of tests: whatever may be left out belongs to one, and each names files that exist."""
 
+import re
 from fnmatch import fnmatch
 
 from contract.conftest import ROOT, load, repository_files
@@ -18,10 +19,12 @@ def files_of(area: str) -> set[str]:
 
 
 def test_whatever_may_be_left_out_belongs_to_one_area() -> None:
-    marked = {path for path in FILES if path.endswith(".py") and "mark.full" in (ROOT / path).read_text()}
-    marked -= {
-        path for path in marked if path.startswith(("tests/contract/", "tests/plugins/", "tests/unit/"))
-    }
+    deep = [
+        path
+        for path in FILES
+        if path.rpartition("/")[2].startswith("test_") and not path.startswith("tests/contract")
+    ]
+    marked = [path for path in deep if re.search(r"mark\.full|smoke_and_full", (ROOT / path).read_text())]
     owners = {path: [area for area in LISTED["areas"] if path in files_of(area)] for path in marked}
     assert {path: areas for path, areas in owners.items() if len(areas) != 1} == {}
 

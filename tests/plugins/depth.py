@@ -4,11 +4,11 @@ A test marked `full` is part of its area's whole list; the others are its smoke 
 
 - full: everything.
 - smoke: nothing that is marked.
-- auto (default): full for areas that were never green in full with their present input files on this machine, smoke
-  for the others, and smoke for all on a machine that has no images yet.
+- auto (default): full for areas that were never green in full with their present input files on this machine, as far
+  as their seconds fit into BUDGET_SECONDS; smoke for the others, and for all on a machine that has no images yet.
 
-tests/areas.yml names the areas' test files and input files. A record per area lies below PLATFORM_CACHE
-(/var/cache/n8n-platform): the digest of the inputs of the last run that was green in full, and its date.
+tests/areas.yml names the areas' test files, input files and the seconds that full adds to smoke. A record for each area
+lies below PLATFORM_CACHE (/var/cache/n8n-platform): the inputs' digest and the date when it was green in full.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS = Path(os.environ.get("PLATFORM_CACHE", "/var/cache/n8n-platform")) / "green"
 DEPTHS = ("auto", "full", "smoke")
+# What is left of the 85 minutes of bin/test when every area is run in smoke.
+BUDGET_SECONDS = 25 * 60
+# The engine may not run yet when this is asked.
+IMAGES = Path("/var/lib/docker/image")
 
 
 @cache
@@ -47,9 +51,13 @@ def tracked() -> list[str]:
 
 @dataclass(frozen=True)
 class Area:
-    """`tests` and `inputs`: patterns of paths from the repository's root; `*` crosses folders."""
+    """`tests` and `inputs`: patterns of paths from the repository's root; `*` crosses folders.
+
+    seconds: what full adds to smoke, on two cores with nothing beside it.
+    """
 
     name: str
+    seconds: int
     tests: tuple[str, ...]
     inputs: tuple[str, ...]
 
@@ -74,6 +82,10 @@ class Area:
         """The record, {} where the area was never green in full on this machine."""
         return json.loads(self.record.read_text(encoding="utf-8")) if self.record.exists() else {}
 
+    @property
+    def due(self) -> bool:
+        return bool(self.last.get("digest") != self.digest)
+
     def write(self) -> None:
         self.record.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(
@@ -84,27 +96,34 @@ class Area:
         new.replace(self.record)
 
 
+@cache
 def areas() -> list[Area]:
     listed = yaml.safe_load((ROOT / "tests/areas.yml").read_text(encoding="utf-8"))
     shared = tuple(listed["shared_inputs"])
     return [
-        Area(name, tuple(area["tests"]), (*area["inputs"], *shared)) for name, area in listed["areas"].items()
+        Area(name, area["seconds"], tuple(area["tests"]), (*area["inputs"], *shared))
+        for name, area in listed["areas"].items()
     ]
 
 
+def owner(path: str) -> Area | None:
+    return next((area for area in areas() if area.has(path)), None)
+
+
 def images_cached() -> bool:
-    images = ["docker", "image", "ls", "--quiet", "n8n-platform/n8n"]
-    try:
-        return bool(subprocess.run(images, capture_output=True, text=True, check=False).stdout.strip())
-    except FileNotFoundError:
-        return False
+    return any("n8n-platform/n8n:" in path.read_text() for path in IMAGES.glob("*/repositories.json"))
 
 
-def decide(area: Area, wanted: str, *, cached: bool) -> str:
-    """full or smoke"""
+def decide(concerned: list[Area], wanted: str, *, cached: bool) -> dict[Area, str]:
+    """Area -> full or smoke; in `auto` those that were not green for longest come first."""
     if wanted != "auto":
-        return wanted
-    return "full" if cached and area.last.get("digest") != area.digest else "smoke"
+        return dict.fromkeys(concerned, wanted)
+    depths, left = dict.fromkeys(concerned, "smoke"), BUDGET_SECONDS if cached else 0
+    for area in sorted(concerned, key=lambda each: each.last.get("green", "")):
+        if area.due and area.seconds <= left:
+            depths[area] = "full"
+            left -= area.seconds
+    return depths
 
 
 class Depth:
@@ -116,21 +135,19 @@ class Depth:
         self.spoiled: set[Area] = set()
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
-        known, cached = areas(), images_cached()
+        owners = {item.nodeid: owner(item.nodeid.split("::")[0]) for item in items}
+        concerned = list(dict.fromkeys(area for area in owners.values() if area))
+        self.depths = decide(concerned, self.wanted, cached=images_cached())
         kept, dropped = [], []
         for item in items:
-            area = next((each for each in known if each.has(item.nodeid.split("::")[0])), None)
-            if area is None:
-                kept.append(item)
-                continue
-            depth = self.depths.setdefault(area, "") or decide(area, self.wanted, cached=cached)
-            self.depths[area] = depth
-            if depth == "smoke" and item.get_closest_marker("full"):
+            area = owners[item.nodeid]
+            if area and self.depths[area] == "smoke" and item.get_closest_marker("full"):
                 self.left_out[area] += 1
                 dropped.append(item)
-            else:
+                continue
+            if area:
                 self.open[item.nodeid] = area
-                kept.append(item)
+            kept.append(item)
         if dropped:
             config.hook.pytest_deselected(items=dropped)
             items[:] = kept
@@ -154,12 +171,10 @@ class Depth:
             return
         terminalreporter.section("depth")
         for area, depth in self.depths.items():
-            green = area.last.get("green", "never here")
-            same = "" if area.last.get("digest") == area.digest else ", with other files"
-            left = f"  {self.left_out[area]} tests left out" if self.left_out[area] else ""
-            terminalreporter.write_line(
-                f"{area.name:12} {depth:6} last green in full: {green}{same if area.last else ''}{left}"
-            )
+            left = f"{self.left_out[area]} tests left out" if self.left_out[area] else "every test"
+            green = f"green in full {area.last['green']}" if area.last else "never green in full here"
+            due = ", with other files: due" if area.last and area.due else ""
+            terminalreporter.write_line(f"{area.name:10} {depth:6} {left:20} {green}{due}")
 
 
 def pytest_configure(config: Any) -> None:

@@ -28,18 +28,23 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one area `a`, whose result depends on `input`; no records yet, images are there."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/areas.yml").write_text(
-        "shared_inputs: []\nareas: {a: {tests: [tests/a/*], inputs: [input]}}\n"
+        "shared_inputs: []\nareas: {a: {seconds: 1000, tests: [tests/a/*], inputs: [input]}}\n"
     )
     (tmp_path / "input").write_text("1")
     monkeypatch.setattr(subject, "ROOT", tmp_path)
     monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(subject, "tracked", lambda: ["input", "tests/areas.yml"])
-    monkeypatch.setattr(subject, "images_cached", lambda: True)
+    monkeypatch.setattr(subject, "IMAGES", tmp_path / "engine")
+    (tmp_path / "engine/overlay2").mkdir(parents=True)
+    (tmp_path / "engine/overlay2/repositories.json").write_text(
+        '{"n8n-platform/n8n": {"n8n-platform/n8n:1": ""}}'
+    )
     return tmp_path
 
 
 def run(wanted: str = "auto", failing: str = "", stopped_before: str = "") -> list[str]:
     """The tests that a run of the area runs; its record is written as after a real one."""
+    subject.areas.cache_clear()
     plugin = subject.Depth(wanted)
     items = [Item(SMOKE), Item(FULL), Item("tests/b/test_y.py::test")]
     config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda **_: None))
@@ -75,10 +80,26 @@ def test_smoke_is_no_record_and_full_is_always_full(checkout: Path) -> None:
 
 
 def test_a_machine_without_images_has_enough_to_do(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "images_cached", lambda: False)
+    (checkout / "engine/overlay2/repositories.json").write_text("{}")
     assert FULL not in run()
     assert FULL in run("full")
 
 
 def test_what_belongs_to_no_area_is_always_run(checkout: Path) -> None:
     assert "tests/b/test_y.py::test" in run("smoke")
+
+
+def test_what_does_not_fit_into_the_time_waits_its_turn(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def area(name: str) -> subject.Area:
+        return subject.Area(name, 1000, (), ("input",))
+
+    monkeypatch.setattr(subject, "BUDGET_SECONDS", 1500)
+    areas = [area("a"), area("b")]
+    assert [subject.decide(areas, "auto", cached=True)[each] for each in areas] == ["full", "smoke"]
+    areas[0].write()
+    (checkout / "input").write_text("2")
+    areas = [area("a"), area("b")]
+    assert [subject.decide(areas, "auto", cached=True)[each] for each in areas] == ["smoke", "full"]
+    assert set(subject.decide(areas, "full", cached=True).values()) == {"full"}
