@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.support.n8n_rest import Editor
 
 SMOKE = json.dumps({"numbers": [1, 2, 3]}).encode()
 INVENTORY = "../molecule/core/inventory"
+nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,25 @@ def succeeds(command: str) -> str:
     process = start(command)
     output, _ = process.communicate(timeout=1800)
     assert process.returncode == 0, output[-6000:]
+    return output
+
+
+def killed(command: str, when: Callable[[], Any], what: str) -> None:
+    """Starts a command and kills it as soon as `when` is true."""
+    process = start(command)
+    try:
+        wait_until(lambda: when() or process.poll() is not None, what, 900, every=0.2)
+        assert process.poll() is None, process.communicate()[0][-6000:]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def refused(command: str) -> str:
+    process = start(command)
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode != 0
     return output
 
 
@@ -273,13 +293,8 @@ def test_deleted_rows_are_back_senders_may_try_again_and_what_came_later_is_acco
 def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Deployment, backup: Path) -> None:
     before = executions(core)
     command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
-    process = start(command)
-    try:
-        # Stopped for the switch: the moment at which most is open.
-        wait_until(lambda: "n8n-main" not in core.containers(), "n8n to be stopped", 900, every=0.2)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    # Stopped for the switch: the moment at which most is open.
+    killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
     status, headers = call(core)
     assert status == 503 and headers["retry-after"].isdigit()
     succeeds(for_core(doc_block("restore-back"), core))
@@ -301,10 +316,56 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
     core: Deployment, scratch: Deployment, backup: Path, variables: str, says: str
 ) -> None:
     before = core.fingerprint()
-    process = start(f"make restore ENV={INVENTORY} ARGS='{variables}'")
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode != 0
-    assert says in output
+    assert says in refused(f"make restore ENV={INVENTORY} ARGS='{variables}'")
     assert core.fingerprint() == before
     assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
     assert not (core.data_root / "state/restore.json").exists()
+
+
+def databases(core: Deployment) -> set[str]:
+    if not core.healthy("postgres-n8n"):
+        return set()
+    return {row[0] for row in core.sql("SELECT datname FROM pg_database WHERE NOT datistemplate")}
+
+
+@nightly
+def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
+    manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
+    run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]
+    assert call(core)[0] == 200
+    wait_until(lambda: executions(core), "the execution to be saved")
+    before = executions(core)
+    options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
+    command = f"make restore ENV={INVENTORY} ARGS='-e restore_target=in_place {options}'"
+    killed(command, lambda: "n8n_before_restore" in databases(core), "the databases to be switched")
+    succeeds(for_core(doc_block("restore-back"), core))
+    assert databases(core) == {"n8n", "postgres"}
+    assert before <= executions(core)
+    assert call(core)[0] == 200
+
+    succeeds(command)
+    assert not before <= executions(core), "the dump is older than the last execution"
+    assert call(core)[0] == 200
+    assert databases(core) == {"n8n", "n8n_before_restore", "postgres"}
+
+
+@nightly
+def test_a_copy_from_the_bucket_goes_on_where_it_was_killed(
+    core: Deployment, scratch: Deployment, backup: Path, outside: dict[str, tuple[str, int]]
+) -> None:
+    if not json.loads((core.data_root / "state/backup.json").read_text()).get("s3"):
+        pytest.skip("this environment has no bucket")
+    before, runs = sets(backup), core.fingerprint()
+    command = f"make restore ENV={INVENTORY} ARGS='-e restore_from=s3 %s'"
+    fetched = scratch.data_root / "state/recovery/steps/fetched"
+    try:
+        killed(command % "", fetched.exists, "the files to be fetched")
+        said = refused(command % "-e restore_time=2026-11-22T10:00:00Z")
+        assert "restore_time: " in said and "was begun" in said
+        succeeds(command % "")
+        assert reached(scratch.containers()["n8n-main"], outside) == set()
+        assert executions(core) <= executions(scratch)
+    finally:
+        succeeds(command % "-e restore_target=remove")
+    assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
+    assert (sets(backup), core.fingerprint()) == (before, runs)
