@@ -30,12 +30,12 @@ SUBJECTS: dict[str, Callable[[str, bool], None]] = {
     "memory": lambda form, _: memory.measure(TUNED, form),
     "site": lambda form, long: site.measure(TUNED, form, rounds=10 if long else 2),
     "executions": lambda form, long: executions.measure(
-        TUNED, UNTUNED, form, rounds=6 if long else 2, seconds=900 if long else 40
+        TUNED, UNTUNED, form, rounds=6 if long else 2, seconds=900 if long else 30
     ),
     "restore": lambda form, long: restore.measure(form, megabytes=5000 if long else 500),
     "restart": lambda form, long: restart.measure(TUNED, form, rounds=10 if long else 2),
     "backup": lambda form, long: backup.measure(
-        TUNED, form, rounds=4 if long else 2, seconds=600 if long else 120
+        TUNED, form, rounds=4 if long else 2, seconds=600 if long else 60
     ),
 }
 

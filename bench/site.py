@@ -34,7 +34,7 @@ def measure(deployment: Deployment, form: str, rounds: int) -> None:
                 deployment, command([*compose, *sorted(deployment.containers())])
             ),
         }
-        samples = interleaved(ways, rounds, warm_up=True)
+        samples = interleaved(ways, rounds)
     save("site", form, samples, environment=deployment.name, containers=len(deployment.containers()))
 
 
