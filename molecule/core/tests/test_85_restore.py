@@ -323,12 +323,7 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
 
 
 def databases(core: Deployment) -> set[str]:
-    """None while the server does not answer."""
-    container = core.containers().get("postgres-n8n")
-    query = "SELECT datname FROM pg_database WHERE NOT datistemplate"
-    argv = ["psql", "-U", "postgres", "-h", "/var/run/postgresql", "-Atc", query]
-    code, output = container.exec_run(argv) if container else (1, b"")
-    return set(output.decode().split()) if code == 0 else set()
+    return {row[0] for row in core.sql("SELECT datname FROM pg_database WHERE NOT datistemplate")}
 
 
 @nightly
@@ -340,7 +335,10 @@ def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deplo
     before = executions(core)
     options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
     command = f"make restore ENV={INVENTORY} ARGS='-e restore_target=in_place {options}'"
-    killed(command, lambda: "n8n_before_restore" in databases(core), "the databases to be switched")
+    record = core.data_root / "state/recovery/dump-n8n.json"
+    switched = lambda: record.exists() and json.loads(record.read_text()).get("former")  # noqa: E731
+    killed(command, switched, "the databases to be switched")
+    assert "n8n_before_restore" in databases(core)
     succeeds(for_core(doc_block("restore-back"), core))
     assert databases(core) == {"n8n", "postgres"}
     assert before <= executions(core)
