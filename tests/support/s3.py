@@ -30,8 +30,9 @@ class S3Store:
     """`with S3Store(directory, image) as store:`, or start() and stop().
 
     directory: what the store needs and keeps; data_mb: size of a file system of its own for the data, in memory
-    (0: below `directory`). The endpoint is the same for this machine and for containers with a way out; those of an
-    internal network reach it by `name`, port 8333, after join(network).
+    (0: below `directory`); address: of this machine, that of the engine's default network if empty. The endpoint is the
+    same for this machine and for containers with a way out; those of an internal network reach it by `name`, port 8333,
+    after join(network).
     """
 
     directory: Path
@@ -39,6 +40,7 @@ class S3Store:
     name: str = "n8n-test-s3"
     bucket: str = "n8n-test-backup"
     port: int = 0
+    address: str = ""
     data_mb: int = 0
     memory: str = "512m"
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -57,6 +59,8 @@ class S3Store:
     @property
     def host(self) -> str:
         """Of this machine, as every container with a way out sees it."""
+        if self.address:
+            return self.address
         gateway: str = self._client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
         return gateway
 

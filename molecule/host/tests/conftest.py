@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import secrets
 import subprocess
@@ -21,13 +22,17 @@ import tests.conftest  # noqa: F401  # isort: skip  (the path of the module_util
 from ansible.module_utils.n8n_platform.apt_sources import configured_entries, own_entries
 from docker.models.containers import Container
 
-from tests.support.deployment import Deployment, Run
+from tests.support.deployment import ROOT, Deployment, Run
+from tests.support.disk import Disk
+from tests.support.off_site import Lost, OffSite
 from tests.support.packages import program
 from tests.support.registry import Registry
+from tests.support.smtp import authority
 
 HERE = Path(__file__).parent.parent
 SUITE = "trixie"
 CACHE = Path(os.environ.get("PLATFORM_CACHE", "/var/cache/n8n-platform"))
+SMALL = "{{ platform_profiles.small | combine({'workers': 1, 'webhooks': 1}) }}"
 LABEL = {"io.n8n-platform.test": "host"}
 
 
@@ -105,9 +110,10 @@ class NestedHost(Deployment):
         mounts: dict[str, Any] | None = None,
         **extra: Any,
     ) -> None:
-        super().__init__(name="test-host", inventory=HERE / "inventory", port_base=28540)
+        super().__init__(name="test-core", inventory=HERE / "inventory", port_base=28540)
         self.directory = directory
         self.container_name = f"n8n-platform-test-{target}"
+        self.disk = Disk(CACHE / "test-host" / target)
         self.target, self.network, self.mounts, self.extra = target, network, mounts or {}, extra
 
     def create(self) -> None:
@@ -129,7 +135,7 @@ class NestedHost(Deployment):
             tmpfs={"/run": "", "/tmp": "exec"},
             volumes={
                 "/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "rw"},
-                self.container_name: {"bind": "/var/lib/docker", "mode": "rw"},
+                str(self.disk.make()): {"bind": "/var/lib/docker", "mode": "rw"},
                 **self.mounts,
             },
         )
@@ -193,10 +199,44 @@ class NestedHost(Deployment):
         code, output = self.machine.exec_run(["sh", "-c", command])
         return code, output.decode()
 
+    def sql(self, query: str) -> list[list[str]]:
+        container = f"{self.project}-postgres-n8n-1"
+        psql = ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c"]
+        code, output = self.machine.exec_run(["docker", "exec", container, *psql, query])
+        assert code == 0, output.decode()
+        return [line.split("\x1f") for line in output.decode().splitlines()]
+
+    def secret(self, service: str, name: str) -> str:
+        code, value = self.inside(f"cat {self.data_root}/secrets/{service}/{name}")
+        assert code == 0, value
+        return value
+
     def run(self, playbook: str, *, check: bool = False, **extra: Any) -> Run:
-        os.environ["TEST_HOST_ADDRESS"] = self.address
-        os.environ["TEST_HOST_DIRECTORY"] = str(self.directory)
+        os.environ |= self.access
         return super().run(playbook, check=check, **{**self.extra, **extra})
+
+    def make(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Runs a documented `make ... ENV=production ARGS='...'` for this host."""
+        variables = self.directory / "variables.json"
+        variables.write_text(json.dumps(self.extra), encoding="utf-8")
+        command = command.replace(
+            "ENV=production", f"ENV={os.path.relpath(self.inventory, ROOT / 'inventories')}"
+        )
+        command = command.replace("ARGS='", f"ARGS='-e @{variables} ")
+        return subprocess.run(
+            ["bash", "-euc", command],
+            cwd=ROOT,
+            env=os.environ | self.access,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def access(self) -> dict[str, str]:
+        """What the inventory reads of the environment."""
+        return {"TEST_HOST_ADDRESS": self.address, "TEST_HOST_DIRECTORY": str(self.directory)}
 
     def open_ports(self, ports: list[int]) -> set[int]:
         """Which of the ports answer another container on the network of the nested host."""
@@ -238,8 +278,7 @@ class NestedHost(Deployment):
     def remove(self) -> None:
         for container in self.engine.containers.list(all=True, filters={"name": f"^{self.container_name}$"}):
             container.remove(force=True, v=True)
-        for volume in self.engine.volumes.list(filters={"name": self.container_name}):
-            volume.remove()
+        self.disk.remove()
 
 
 @contextmanager
@@ -261,13 +300,31 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
 
 
 @pytest.fixture(scope="module")
-def served(registry: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
-    """A bare host that gets the platform's images from a registry."""
+def lost(off_site: OffSite) -> Lost:
+    """An environment whose host is gone: core at the end of its own tests, else one that is made for this."""
+    if off_site.lost is None:
+        authority()  # the inventory names its file
+        core = Deployment("test-core", HERE.parent / "core/inventory", port_base=18440)
+        core.destroy_left_over()
+        core.converge(**off_site.variables, platform_size=SMALL)
+        off_site.lose(core)
+        core.destroy()
+    assert off_site.lost
+    return off_site.lost
+
+
+@pytest.fixture(scope="module")
+def served(
+    lost: Lost, off_site: OffSite, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NestedHost]:
+    """A bare host that gets the platform's images from a registry and has the inventory of the lost one."""
     address = registry.address_in("bridge")
     host = NestedHost(
         tmp_path_factory.mktemp("served"),
         container_images_registry=address,
         docker_engine_daemon_options={"insecure-registries": [address]},
+        # The folder of the lost host's bundles is on this machine, to which the new one has no way.
+        **{**off_site.inventory, "backup_bundle_destination": "/srv/bundles"},
     )
     with created(host):
         yield host

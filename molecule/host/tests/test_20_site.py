@@ -1,23 +1,20 @@
-"""The whole platform on a fresh server: from nothing, again, stopped, rebooted, taken away."""
+"""The whole platform on a fresh server: recovered from a lost one, run again, stopped, rebooted, taken away."""
 
 from __future__ import annotations
 
+import base64
 import json
+from pathlib import Path
+
+import pytest
 
 from tests.support.deployment import wait_until
+from tests.support.docs import doc_block
+from tests.support.off_site import Lost, OffSite, held, smoke
 
 EDGE = {28540, 28543}
 PORTS_OF_SERVICES = {"postgres-n8n": 5432, "redis-queue": 6379, "n8n-main": 5678, "openbao": 8200}
-
-
-def smoke(host) -> int:
-    body = json.dumps({"numbers": [1, 2, 3]}).encode()
-    try:
-        return host.request(
-            "POST", "/webhook/platform-smoke", body=body, headers={"Content-Type": "application/json"}
-        )[0]
-    except OSError:
-        return 0
+ARCHIVE_SECONDS = 60
 
 
 def succeeds(host, playbook: str, **extra):
@@ -26,16 +23,90 @@ def succeeds(host, playbook: str, **extra):
     return run
 
 
-def test_one_run_from_nothing(served) -> None:
+class Owner:
+    """The owner in a browser: through the edge, with the edge's login and n8n's."""
+
+    def __init__(self, host) -> None:
+        login = f"admin:{host.secret('host', 'traefik_operator_password')}"
+        self._host = host
+        self._headers = {
+            "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
+            "Content-Type": "application/json",
+        }
+        ((email,),) = host.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
+        body = {"emailOrLdapLoginId": email, "password": host.secret("host", "n8n_owner_password")}
+        headers = self.ask("POST", "/rest/login", json.dumps(body).encode())[0]
+        self._headers["Cookie"] = headers["set-cookie"].partition(";")[0]
+
+    def ask(self, method: str, path: str, body: bytes | None = None):
+        """Headers and data of an answer that has to be 200."""
+        status, headers, answer = self._host.request(method, path, body=body, headers=self._headers)
+        assert status == 200, (path, status, answer[-500:])
+        return headers, json.loads(answer)["data"]
+
+
+def recover(served, off_site: OffSite, passphrase_file: Path):
+    command = doc_block("recover")
+    for name, path in {
+        "production.age": off_site.bundle,
+        "backup-key.age": off_site.identity_file,
+        "passphrase_file=passphrase": f"passphrase_file={passphrase_file}",
+    }.items():
+        command = command.replace(name, str(path))
+    return served.make(command)
+
+
+def test_a_wrong_passphrase_is_refused_before_anything_is_written(served, off_site, tmp_path) -> None:
     assert served.inside("command -v docker dockerd")[0] != 0
-    served.converge()
+    wrong = tmp_path / "passphrase"
+    wrong.write_text("not the one of the key")
+    done = recover(served, off_site, wrong)
+    assert done.returncode != 0
+    assert "the passphrase is wrong" in done.stdout + done.stderr
+    written = served.inside(f"find {served.data_root} -type f")[1].split()
+    assert written == [f"{served.data_root}/state/owner.json"], "who is at it"
+
+
+def test_an_empty_host_comes_up_from_bucket_and_bundle(
+    served, lost: Lost, off_site: OffSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert served.inside("command -v docker dockerd")[0] != 0
+    done = recover(served, off_site, off_site.passphrase_file)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert smoke(served) == 200
+    reports = f"/var/backups/n8n-platform/{served.name}/restores"
+    report = json.loads(served.inside(f"cat {reports}/*/report.json")[1])
+    loss = lost.loss_seconds(served)
+    with capsys.disabled():
+        print(f"\nrecovered in {report['seconds']:.0f} s, {loss:.0f} s of work lost")
+    assert 0 <= loss <= ARCHIVE_SECONDS
+    assert served.inside(f"test -e {served.data_root}/state/recovery")[0] != 0, "the copies of the keys"
     log = served.inside("cat /var/cache/n8n-platform/images/build.log")[1]
     assert (
         f"Downloaded newer image for {served.extra['container_images_registry']}/n8n-platform/n8n@sha256:"
         in log
     )
     assert served.inside("command -v mmdebstrap")[0] != 0, "pulled images need no tools for building"
+
+
+def test_it_holds_what_the_lost_host_held(served, lost: Lost) -> None:
+    found = held(served, lost.until)
+    assert found == lost.tables
+    assert all(int(rows) for rows, _ in found.values()), found
+
+
+def test_the_owner_logs_in_and_a_credential_opens(served, lost: Lost) -> None:
+    owner = Owner(served)
+    _, credential = owner.ask("GET", f"/rest/credentials/{lost.credential}?includeData=true")
+    assert credential["data"]["name"] == lost.canary
+
+
+def test_its_next_backup_goes_to_the_same_bucket(served, off_site: OffSite) -> None:
+    before = off_site.manifests(served.name)
+    code, output = served.inside(f"{served.data_root}/state/platform-backup run --type incr")
+    assert code == 0, output
+    assert len(off_site.manifests(served.name)) > len(before)
+    assert served.inside("ls /srv/bundles")[1].startswith(served.name)
 
 
 def test_a_second_run_changes_nothing(served) -> None:
@@ -86,12 +157,19 @@ def test_a_reboot_brings_everything_back(served) -> None:
     before = {service: ident for service, (ident, _) in served.fingerprint().items()}
     served.machine.restart(timeout=60)
     served.wait_for_ssh()
-    wait_until(lambda: smoke(served) == 200, "n8n after a reboot", 180, every=2)
+    wait_until(lambda: answers(served), "n8n after a reboot", 180, every=2)
     assert {service: ident for service, (ident, _) in served.fingerprint().items()} == before
     assert served.inside(f"systemctl is-active {served.project}-due.timer")[0] == 0
-    assert "N8N-TEST-HOST" in served.inside("iptables -S DOCKER-USER")[1]
+    assert f"N8N-{served.name.upper()}" in served.inside("iptables -S DOCKER-USER")[1]
     wait_until(lambda: unhealthy(served) == [], "all containers to be healthy", 120, every=2)
     succeeds(served, "verify")
+
+
+def answers(host) -> bool:
+    try:
+        return smoke(host) == 200
+    except OSError:
+        return False
 
 
 def unhealthy(host) -> list[str]:

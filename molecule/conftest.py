@@ -1,0 +1,18 @@
+"""What deployments hand on to each other."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import tests.conftest  # noqa: F401 (modules under the names they have on a target)
+from tests.support.engine import engine
+from tests.support.off_site import OffSite
+
+__all__ = ["engine"]
+
+
+@pytest.fixture(scope="session")
+def off_site(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OffSite]:
+    """Where backups go outside of every environment: `core` is lost at its end, and `host` recovers it from here."""
+    with OffSite(tmp_path_factory.mktemp("off-site")) as place:
+        yield place
