@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from bench.cgroup import cpu_seconds
 from bench.load import TimedStream, finished, wait_for_all
 from bench.samples import Sample, interleaved, load, save
 from tests.support.deployment import Deployment
@@ -33,8 +34,7 @@ def counters(deployment: Deployment) -> dict[str, float]:
     row = deployment.sql(
         "SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = 'n8n'), (SELECT wal_bytes FROM pg_stat_wal)"
     )[0]
-    stats = {name: container.stats(stream=False) for name, container in deployment.containers().items()}
-    cpu = {name: found["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9 for name, found in stats.items()}
+    cpu = {name: cpu_seconds(container) for name, container in deployment.containers().items()}
     return {
         "at": time.monotonic(),
         "transactions": float(row[0]),
