@@ -13,6 +13,6 @@ __all__ = ["engine"]
 
 @pytest.fixture(scope="session")
 def off_site(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OffSite]:
-    """Where backups go outside of every environment: `core` is lost at its end, and `host` recovers it from here."""
+    """Where backups go outside of every environment, and what is left when one is lost."""
     with OffSite(tmp_path_factory.mktemp("off-site")) as place:
         yield place

@@ -301,7 +301,7 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
 
 @pytest.fixture(scope="module")
 def lost(off_site: OffSite) -> Lost:
-    """An environment whose host is gone: core at the end of its own tests, else one that is made for this."""
+    """An environment whose host is gone: core, small, made for this unless its own tests have lost it already."""
     if off_site.lost is None:
         authority()  # the inventory names its file
         core = Deployment("test-core", HERE.parent / "core/inventory", port_base=18440)
