@@ -30,6 +30,11 @@ def write() -> None:
     for subject, section in SECTIONS.items():
         if subject in records:
             parts += [*section(records[subject]), "", taken(records[subject]), ""]
+    missing = [subject for subject in SECTIONS if subject not in records]
+    if missing:
+        parts.append(
+            f'Written, but not measured yet: {", ".join(missing)} (`make bench ARGS="{" ".join(missing)} page"`).'
+        )
     PAGE.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
 
@@ -193,17 +198,17 @@ def restore(record: Record) -> list[str]:
         "that archives. "
         "`logical` is the restore of the run's dump into a new database, its checksum and the look at its "
         "tables included; "
-        "`physical` that of the pgBackRest set beside the running server, with recovery and a look at it. "
-        "Rows and a hash "
-        "over all execution data were compared after each.",
+        "`physical` that of a pgBackRest set made just before, beside the running server, with recovery "
+        "to the end of the "
+        "archive and a look at it. After the first two, rows and a hash over all execution data were "
+        "compared.",
         *table(["way", "seconds", "MiB/s", "times as fast", "WAL written, MiB"], rows),
         f"\nOf `physical` the copying takes {parts[0]} s, {copied:.2f} times as fast as `pg_dump | psql`; "
-        "recovery to the "
-        f"newest moment, a look at the databases and a clean shutdown take {parts[1]} s, which grow with "
-        "the WAL since the "
-        "set and hardly with the database. `logical` cannot win much here: nearly all of an n8n database "
-        "is one table, "
-        "`execution_data`, which one connection has to fill either way.\n",
+        f"recovery, the look and a clean shutdown take {parts[1]} s, and more the more WAL there is since "
+        "the set. `logical` "
+        "cannot win much here: nearly all of an n8n database is one table, `execution_data`, which one "
+        "connection has to "
+        "fill either way.\n",
         goal("logical at least 1.7 times as fast", logical >= 1.7),
         goal("physical at least 3 times as fast", physical >= 3),
         *image("restore", "Seconds of each restore"),
