@@ -181,4 +181,4 @@ def pytest_configure(config: Any) -> None:
     wanted = os.environ.get("CI_DEPTH", "auto")
     if wanted not in DEPTHS:
         raise SystemExit(f"CI_DEPTH: '{wanted}' is none of {', '.join(DEPTHS)}")
-    config.pluginmanager.register(Depth(wanted), "depth")
+    config.pluginmanager.register(Depth(wanted), "depth-of-areas")
