@@ -95,7 +95,7 @@ def test_logs_and_support_bundle(core: Deployment, canaries: dict[bytes, str]) -
     assert run.rc == 0, run.failures()
     bundle = core.data_root / "support" / f"{core.project}.tar.gz"
     content = subprocess.run(["tar", "-xzOf", bundle], capture_output=True, check=True).stdout
-    assert b"services:" in content
+    assert b"services:" in content and b'"healthy": true' in content
     assert not found_in(canaries, content)
     logs = core.run("logs", platform_logs_services=["n8n-main"])
     assert logs.rc == 0, logs.failures()
