@@ -13,6 +13,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _PEM = serialization.Encoding.PEM
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 class Authority:
@@ -42,7 +53,10 @@ class Authority:
         key = ec.generate_private_key(ec.SECP256R1())
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         builder = _builder(names[0], ca.subject, key, first_day, last_day)
-        made = builder.add_extension(alternatives, critical=False).sign(ca_key, hashes.SHA256())
+        # Python 3.13 insists on it.
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+        builder = builder.add_extension(alternatives, critical=False).add_extension(issuer, critical=False)
+        made = builder.sign(ca_key, hashes.SHA256())
         certificate_file.write_bytes(made.public_bytes(_PEM))
         key_file.write_bytes(_key_pem(key))
 
@@ -51,7 +65,10 @@ class Authority:
         issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Authority {name}")])
         builder = _builder(f"Authority {name}", issuer, key, -1, 3650)
         limits = x509.BasicConstraints(ca=True, path_length=0)
-        made = builder.add_extension(limits, critical=True).sign(key, hashes.SHA256())
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(limits, critical=True).add_extension(own, critical=False)
+        builder = builder.add_extension(_SIGNS, critical=True)
+        made = builder.sign(key, hashes.SHA256())
         self._key_file.touch(0o600)
         self._key_file.write_bytes(_key_pem(key))
         self.ca_file.write_bytes(made.public_bytes(_PEM))
