@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import pairwise
 from typing import Any
@@ -62,7 +63,17 @@ class Session:
         # n8n's cookie is for HTTPS only, which ends at the edge.
         policy = DefaultCookiePolicy(secure_protocols=("http", "https"))
         self._opener = build_opener(HTTPCookieProcessor(CookieJar(policy)))
-        self.rest("POST", "/login", {"emailOrLdapLoginId": email, "password": password})
+        # n8n answers 429 to the sixth login of a user within a minute.
+        wait_until(lambda: self._log_in(email, password), f"n8n to let {email} log in again", seconds=90)
+
+    def _log_in(self, email: str, password: str) -> bool:
+        try:
+            self.rest("POST", "/login", {"emailOrLdapLoginId": email, "password": password})
+        except Refused as refused:
+            if refused.status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise
+            return False
+        return True
 
     def rest(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's `data`. Raises Refused."""
@@ -130,6 +141,7 @@ class Editor(Session):
     """The owner's session on a deployment's main process, by the container's address."""
 
     def __init__(self, deployment: Deployment) -> None:
+        self.deployment = deployment
         ((email,),) = deployment.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
         url = f"http://{address(deployment, 'n8n-main', 'edge')}:{PORT}"
         super().__init__(url, email, deployment.secret("host", "n8n_owner_password"))

@@ -9,6 +9,7 @@ import pytest
 import tests.conftest  # noqa: F401 (modules under the names they have on a target)
 from tests.support.deployment import Deployment
 from tests.support.engine import engine
+from tests.support.n8n_rest import Editor
 from tests.support.smtp import authority
 
 __all__ = ["engine"]
@@ -18,6 +19,12 @@ __all__ = ["engine"]
 def core(engine: object) -> Deployment:
     authority()  # the inventory names its file
     return Deployment(name="test-core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
+
+
+@pytest.fixture(scope="session")
+def editor(core: Deployment) -> Editor:
+    """The owner's session; it ends when the owner's password is changed."""
+    return Editor(core)
 
 
 @pytest.fixture(scope="session")

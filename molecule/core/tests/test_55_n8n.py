@@ -33,11 +33,6 @@ N8N = ("n8n-main", "n8n-webhook-1", "n8n-worker-1")
 DOUBLE = "return [{json: {twice: 2 * $input.first().json.number}}];"
 
 
-@pytest.fixture(scope="module")
-def editor(core: Deployment) -> Editor:
-    return Editor(core)
-
-
 @contextmanager
 def published(editor: Editor, *nodes: Node) -> Iterator[tuple[dict[str, Any], Callable[[Any], None]]]:
     """A published webhook workflow, and a function that calls it through the edge with a body."""

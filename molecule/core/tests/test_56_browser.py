@@ -24,12 +24,12 @@ def seen(core: Deployment, tmp_path: Path) -> Iterator[Visit]:
         yield opened
 
 
-def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, seen: Visit) -> None:
+def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor: Editor, seen: Visit) -> None:
     """With the push connection: the editor shows the result without being loaded again."""
     ((email,),) = core.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
     host = f"n8n.{core.domain}:{core.https_port}"
     page = seen.page
-    with Editor(core).workflow(code("return [{json: {answer: 42}}];")) as workflow:
+    with editor.workflow(code("return [{json: {answer: 42}}];")) as workflow:
         page.goto(f"https://{host}/workflow/{workflow['id']}", wait_until="commit")
         page.locator("input[name=emailOrLdapLoginId]").fill(email)
         page.locator("input[name=password]").fill(core.secret("host", "n8n_owner_password"))

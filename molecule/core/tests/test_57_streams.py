@@ -14,19 +14,12 @@ from http.client import HTTPResponse
 from pathlib import Path
 from uuid import uuid4
 
-import pytest
-
 from tests.support.deployment import Deployment, wait_until
 from tests.support.n8n_rest import Editor, Execution, code, node, webhook
 
 MEGABYTE = 10**6
 UPLOAD_BYTES = 200 * MEGABYTE
 PAUSE_SECONDS = 3
-
-
-@pytest.fixture(scope="module")
-def editor(core: Deployment) -> Editor:
-    return Editor(core)
 
 
 @contextmanager

@@ -28,9 +28,9 @@ def operator(core: Deployment) -> dict[str, str]:
 
 
 def test_an_invitation_arrives_and_its_link_is_good(
-    core: Deployment, mail_server: MailServer, operator: dict[str, str]
+    core: Deployment, editor: Editor, mail_server: MailServer, operator: dict[str, str]
 ) -> None:
-    editor, address = Editor(core), f"member-{uuid4().hex[:8]}@example.org"
+    address = f"member-{uuid4().hex[:8]}@example.org"
     ((invited,),) = [editor.rest("POST", "/invitations", [{"email": address, "role": "global:member"}])]
     try:
         assert invited["user"]["emailSent"] is True, invited

@@ -20,11 +20,6 @@ ENDLESS = {
 SLOW = "await new Promise((done) => setTimeout(done, 8000)); return [{json: {done: true}}];"
 
 
-@pytest.fixture(scope="module")
-def editor(core: Deployment) -> Editor:
-    return Editor(core)
-
-
 def returned(mib: int) -> str:
     return f"return [{{json: {{text: 'x'.repeat({mib} * 1024 * 1024)}}}}];"
 
