@@ -168,10 +168,13 @@ class Deployment:
         return docker.DockerClient(base_url="unix:///var/run/docker.sock", timeout=300)
 
     def containers(self, *, stopped: bool = False) -> dict[str, Container]:
-        """Service name -> container, of everything that runs (or exists) in the environment's project."""
-        found = self.engine.containers.list(
-            all=stopped, filters={"label": f"com.docker.compose.project={self.project}"}
-        )
+        """Service name -> container, of every service that runs; `stopped`: of everything that exists.
+
+        What runs a command once bears a service's name, too: it is no service, but must not be left behind.
+        """
+        labels = [f"com.docker.compose.project={self.project}"]
+        labels += [] if stopped else ["com.docker.compose.oneoff=False"]
+        found = self.engine.containers.list(all=stopped, filters={"label": labels})
         return {container.labels["com.docker.compose.service"]: container for container in found}
 
     def healthy(self, service: str) -> bool:

@@ -39,7 +39,7 @@ def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor:
         seen.screenshot("executed")
     wait_until(lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 10)
     # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
-    wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 15)
+    wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
     assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
         "before the login"
     )

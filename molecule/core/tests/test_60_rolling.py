@@ -60,7 +60,7 @@ def test_a_changed_setting_rolls_one_by_one(core: Deployment) -> None:
 
     def change() -> None:
         core.converge(
-            n8n_environment_extra={"N8N_LOG_LEVEL": "warn", "N8N_EXECUTIONS_QUEUE_RECOVERY_INTERVAL": 1}
+            n8n_environment_extra={"N8N_LOG_LEVEL": "warn", "N8N_EXECUTIONS_QUEUE_RECOVERY_INTERVAL": "1"}
         )
 
     stream = stream_through(core, change, all_succeed=True)
