@@ -18,6 +18,7 @@ NETWORK = "edge"
 OWNER_ENTRY = "n8n_owner_password"
 KEY_ENTRY = "n8n_api_key"
 POLL_SECONDS = 0.5
+LOGIN_SECONDS, LOGIN_POLL_SECONDS = 90.0, 5.0
 PAGE = 250
 MFA_REQUIRED = 998
 
@@ -167,8 +168,15 @@ class N8n:
         return None if answer.status == 404 else dict(answer.json)
 
     def _try_login(self, email: str, password: str) -> Response:
+        """n8n answers 429 to the sixth login of an account within a minute, which is worth waiting for."""
         body = {"emailOrLdapLoginId": email, "password": password}
-        return self._client.request("POST", "/rest/login", body, allowed=(401,))
+        deadline = time.monotonic() + LOGIN_SECONDS
+        while True:
+            allowed = (401, 429) if time.monotonic() < deadline else (401,)
+            answer = self._client.request("POST", "/rest/login", body, allowed=allowed)
+            if answer.status != 429:
+                return answer
+            time.sleep(LOGIN_POLL_SECONDS)
 
     def _pages(self, path: str, query: dict[str, Any]) -> Iterator[dict[str, Any]]:
         cursor: str | None = ""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,13 @@ class Visit:
     @property
     def violations(self) -> list[str]:
         return [line for line in self.console if "CSP violation" in line or "Content Security Policy" in line]
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float) -> None:
+        """As the deployments' wait_until; only while the page itself waits does it tell what it has met."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+            self.page.wait_for_timeout(200)
 
     def screenshot(self, name: str) -> None:
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)

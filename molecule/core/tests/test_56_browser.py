@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.browser import Visit, visit
-from tests.support.deployment import Deployment, wait_until
+from tests.support.deployment import Deployment
 from tests.support.n8n_rest import Editor, code
 
 # The editor is 450 files; on a machine that does other things, too, they take half a minute.
@@ -37,9 +37,11 @@ def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor:
         page.get_by_test_id("execute-workflow-button").first.click()
         page.get_by_test_id("canvas-node-status-success").nth(1).wait_for()
         seen.screenshot("executed")
-    wait_until(lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 10)
+    seen.wait_until(
+        lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 30
+    )
     # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
-    wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
+    seen.wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
     assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
         "before the login"
     )
