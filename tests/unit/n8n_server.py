@@ -26,6 +26,7 @@ class FakeN8n:
         self.execution = recorded("execution.json")
         self.statuses: list[str] = ["success"]
         self.not_ready = 0
+        self.too_many_logins = 0
         self.mfa = False
         self.writes: list[str] = []
         self.answer: Any = None
@@ -61,6 +62,9 @@ class FakeN8n:
                 return 400, recorded("owner-refused.json")
             self.owner = body
             return 200, {"data": {}}
+        if path == "/login" and self.too_many_logins > 0:
+            self.too_many_logins -= 1
+            return 429, {"message": "Too many requests"}
         if path == "/login":
             right = self.owner and (self.owner["email"], self.owner["password"])
             if right != (body["emailOrLdapLoginId"], body["password"]):

@@ -137,6 +137,20 @@ def test_a_store_without_a_password_is_named(fake: FakeN8n, store: type[Store]) 
 CHANGED = "B2canary-password-of-the-editor"
 
 
+def test_a_password_is_proven_however_often_n8n_wants_to_be_asked_later(
+    owned: FakeN8n, store: type[Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert owned.owner
+    monkeypatch.setattr(client, "LOGIN_POLL_SECONDS", 0.01)
+    owned.owner["password"], owned.too_many_logins = CHANGED, 3
+    assert claim(owned, password=CHANGED)["changed"]
+    owned.too_many_logins = 10**9
+    monkeypatch.setattr(client, "LOGIN_SECONDS", 0.05)
+    with pytest.raises(HttpError, match="429"):
+        claim(owned, password=PASSWORD)
+    assert store.values["n8n_owner_password"] == CHANGED
+
+
 @pytest.mark.parametrize("mfa", [False, True])
 def test_a_password_changed_in_the_editor_is_stored_once_it_is_proven(
     owned: FakeN8n, store: type[Store], mfa: bool
