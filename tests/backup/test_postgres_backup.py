@@ -30,7 +30,7 @@ from tests.support.s3_faults import Fault, FaultProxy
 __all__ = ["engine"]
 
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
-MOMENTS = 10 if os.environ.get("TEST_NIGHTLY") else 3
+MOMENTS = 10 if os.environ.get("TEST_NIGHTLY") else 2
 FAULT_SECONDS = 180
 FAULTS = {
     "500": Fault("status", 500),
@@ -195,7 +195,7 @@ def test_a_flipped_byte_is_found_and_never_restored(lab: PostgresLab, file: str)
         lab.recovery().discard_staged()
 
 
-@pytest.mark.parametrize("percent", smoke_and_full([50], [10, 90, 99]))
+@pytest.mark.parametrize("percent", smoke_and_full([], [10, 50, 90, 99]))
 def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     lab: PostgresLab, percent: int
 ) -> None:
@@ -300,7 +300,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_state_and_can_be_repeated(l
     assert (lab.volume / "current").read_text().strip() == plan["generation"] and ids(lab) == expected
 
 
-@pytest.mark.parametrize("fault", smoke_and_full(["500"], ["403", "503", "200", "stall", "reset"]))
+@pytest.mark.parametrize("fault", smoke_and_full(["403"], ["500", "503", "200", "stall", "reset"]))
 def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
     lab: PostgresLab, proxy: FaultProxy, fault: str
 ) -> None:
