@@ -37,14 +37,14 @@ def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor:
         page.get_by_test_id("execute-workflow-button").first.click()
         page.get_by_test_id("canvas-node-status-success").nth(1).wait_for()
         seen.screenshot("executed")
-    seen.wait_until(
-        lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 30
-    )
-    # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
-    seen.wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
-    assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
-        "before the login"
-    )
+        seen.wait_until(
+            lambda: any("executionFinished" in frame for frame in seen.frames), "the push message", 30
+        )
+        # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
+        seen.wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
+        assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
+            "before the login"
+        )
     assert seen.sockets
     assert all(address.startswith(f"wss://{host}/rest/push") for address in seen.sockets), seen.sockets
     assert seen.violations == []
