@@ -33,6 +33,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "input").write_text("1")
     monkeypatch.setattr(subject, "ROOT", tmp_path)
     monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
+    monkeypatch.setattr(subject, "BUDGET_SECONDS", 1500)
     monkeypatch.setattr(subject, "tracked", lambda: ["input", "tests/areas.yml"])
     monkeypatch.setattr(subject, "IMAGES", tmp_path / "engine")
     (tmp_path / "engine/overlay2").mkdir(parents=True)
@@ -89,13 +90,10 @@ def test_what_belongs_to_no_area_is_always_run(checkout: Path) -> None:
     assert "tests/b/test_y.py::test" in run("smoke")
 
 
-def test_what_does_not_fit_into_the_time_waits_its_turn(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_does_not_fit_into_the_time_waits_its_turn(checkout: Path) -> None:
     def area(name: str) -> subject.Area:
         return subject.Area(name, 1000, (), ("input",))
 
-    monkeypatch.setattr(subject, "BUDGET_SECONDS", 1500)
     areas = [area("a"), area("b")]
     assert [subject.decide(areas, "auto", cached=True)[each] for each in areas] == ["full", "smoke"]
     areas[0].write()
