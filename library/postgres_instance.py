@@ -150,6 +150,7 @@ from typing import Any, Protocol
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import postgres
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine_exec import again_where_lost
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres import Difference, PostgresError, Psql
 
@@ -217,7 +218,7 @@ def connect(module: AnsibleModule) -> Psql | None:
             container = Engine().service(module.params["project"], module.params["service"])
             if container is None:
                 raise PostgresError("no such container")
-            psql = Psql(run, container["Id"], module.params["admin_role"])
+            psql = Psql(again_where_lost(run), container["Id"], module.params["admin_role"])
             psql.execute("postgres", "SELECT 1;")
             return psql
         except (PostgresError, HttpError) as error:

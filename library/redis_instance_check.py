@@ -85,6 +85,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine_exec import again_where_lost
 from ansible.module_utils.n8n_platform.http import HttpError
 
 Run = Callable[[list[str], str], tuple[int, str, str]]
@@ -201,7 +202,7 @@ def connect(module: AnsibleModule) -> Client | None:
             container = Engine().service(params["project"], params["service"])
             if container is None:
                 raise RedisError("no such container")
-            client = Client(run, container["Id"], params["user"], params["password_file"])
+            client = Client(again_where_lost(run), container["Id"], params["user"], params["password_file"])
             client.replies(["PING"])
             return client
         except (RedisError, HttpError) as error:

@@ -9,6 +9,9 @@ from urllib.parse import quote, urlencode
 from ansible.module_utils.n8n_platform.http import JsonClient
 
 SOCKET = "/var/run/docker.sock"
+# What a busy host answers when it lost an exec before its program ran: the same once more is free of harm.
+LOST_EXEC = "OCI runtime exec failed"
+ATTEMPTS = 3
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 NETWORK_LABEL = "com.docker.compose.network"
@@ -104,6 +107,13 @@ class Engine:
 
     def execute(self, container: str, argv: list[str], user: str = "") -> tuple[int, str]:
         """Runs a command inside; exit code and output of both streams. Never with a secret in argv."""
+        for _ in range(ATTEMPTS - 1):
+            code, output = self._execute(container, argv, user)
+            if not code or LOST_EXEC not in output:
+                return code, output
+        return self._execute(container, argv, user)
+
+    def _execute(self, container: str, argv: list[str], user: str) -> tuple[int, str]:
         spec = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv, "User": user}
         execution = self._client.request("POST", f"{_path(container)}/exec", spec).json["Id"]
         output = self._client.request(

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.n8n_platform.engine import SOCKET
+from ansible.module_utils.n8n_platform.engine import ATTEMPTS, LOST_EXEC, SOCKET
 from ansible.module_utils.n8n_platform.engine_run import Result
 
 # What `timeout` returns: ended by its signal, or killed after that.
 TIMED_OUT = (124, 137)
 _KILL_SECONDS = 15
 _CLIENT_PATIENCE = 60.0
+
+
+Run = Callable[[list[str], str], tuple[int, str, str]]
+
+
+def again_where_lost(run: Run) -> Run:
+    """`run(argv, stdin)` of a client's exec, repeated where the program never ran."""
+
+    def repeated(argv: list[str], stdin: str) -> tuple[int, str, str]:
+        for _ in range(ATTEMPTS - 1):
+            code, output, errors = run(argv, stdin)
+            if not (code and LOST_EXEC in output + errors):
+                return code, output, errors
+        return run(argv, stdin)
+
+    return repeated
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,13 @@ class Inside:
 
         The limit holds inside, too: the client's end would not end the program. Then `code` is one of TIMED_OUT.
         """
+        for _ in range(ATTEMPTS - 1):
+            result = self._once(argv, seconds, stdin, stdout)
+            if not (result.code and LOST_EXEC in result.stdout + result.stderr):
+                return result
+        return self._once(argv, seconds, stdin, stdout)
+
+    def _once(self, argv: Sequence[str], seconds: float, stdin: Path | None, stdout: Path | None) -> Result:
         command = [self.docker, "--host", f"unix://{self.socket}", "exec", *(["-i"] if stdin else [])]
         command += [self.container, "timeout", f"--kill-after={_KILL_SECONDS}", f"{seconds:.0f}", *argv]
         late = f"not done within its time limit of {seconds:.0f} s"

@@ -194,9 +194,24 @@ class Deployment:
     def sql(self, query: str) -> list[list[str]]:
         """Rows of a query on n8n's database, as the superuser inside the container."""
         container = self.containers()["postgres-n8n"]
-        code, output = container.exec_run(
-            ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c", query]
-        )
+        psql = [
+            "psql",
+            "-h",
+            "/var/run/postgresql",
+            "-U",
+            "postgres",
+            "-d",
+            "n8n",
+            "-AtF",
+            "\x1f",
+            "-c",
+            query,
+        ]
+        for _ in range(3):
+            code, output = container.exec_run(psql)
+            # A busy host loses an exec now and then, before its program ran.
+            if b"OCI runtime exec failed" not in output:
+                break
         assert code == 0, output.decode()
         return [line.split("\x1f") for line in output.decode().splitlines()]
 

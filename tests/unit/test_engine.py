@@ -85,3 +85,24 @@ def test_logs_of_a_terminal_stay() -> None:
 )
 def test_health(state: dict[str, Any], health: str) -> None:
     assert subject.health({"State": state}) == health
+
+
+def test_an_exec_that_the_runtime_lost_is_repeated() -> None:
+    class Losing(FakeClient):
+        starts = 0
+
+        def request(self, method: str, path: str, body: Any = None, **more: Any) -> Response:
+            if path.endswith("/start"):
+                self.starts += 1
+                text = b"OCI runtime exec failed: read init-p\r\n" if self.starts < 3 else b"done"
+                header = bytes([1, 0, 0, 0]) + len(text).to_bytes(4, "big")
+                return Response(200, Message(), header + text)
+            if path.endswith("/json"):
+                return Response(200, Message(), json.dumps({"ExitCode": 126 * (self.starts < 3)}).encode())
+            return Response(200, Message(), b'{"Id": "e"}')
+
+    found = subject.Engine()
+    client = Losing({})
+    found._client = client  # type: ignore[assignment]
+    assert found.execute("c", ["true"]) == (0, "done")
+    assert client.starts == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible.module_utils.n8n_platform.engine_exec import TIMED_OUT, Inside
+from ansible.module_utils.n8n_platform.engine_exec import TIMED_OUT, Inside, again_where_lost
 
 
 @pytest.fixture
@@ -37,3 +37,21 @@ def test_one_that_takes_too_long_is_ended_and_named_late(inside: Inside) -> None
     result = inside.run(["sh", "-c", "echo half >&2; exec sleep 60"], 1)
     assert result.code in TIMED_OUT
     assert result.stderr == "not done within its time limit of 1 s"
+
+
+LOST = (126, "OCI runtime exec failed: exec failed: unable to start container process: read init-p", "")
+
+
+def test_an_exec_that_the_runtime_lost_is_repeated_and_no_other() -> None:
+    answers = [LOST, (0, "words", ""), (1, "", "psql: no such database")]
+    asked: list[str] = []
+
+    def run(argv: list[str], stdin: str) -> tuple[int, str, str]:
+        asked.append(stdin)
+        return answers[len(asked) - 1]
+
+    repeated = again_where_lost(run)
+    assert repeated(["psql"], "SELECT 1") == (0, "words", "")
+    assert asked == ["SELECT 1", "SELECT 1"]
+    assert repeated(["psql"], "SELECT 2")[0] == 1
+    assert len(asked) == 3
