@@ -35,7 +35,11 @@ SUBJECTS: dict[str, Callable[[str, bool], None]] = {
     "restore": lambda form, long: restore.measure(form, megabytes=5000 if long else 500),
     "restart": lambda form, long: restart.measure(TUNED, form, rounds=10 if long else 2),
     "backup": lambda form, long: backup.measure(
-        TUNED, form, rounds=4 if long else 2, seconds=600 if long else 60
+        TUNED,
+        form,
+        rounds=4 if long else 2,
+        seconds=600 if long else 60,
+        megabytes=5000 if long else 500,
     ),
 }
 
