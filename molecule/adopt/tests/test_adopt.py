@@ -78,7 +78,7 @@ def adopt(engine: object) -> Iterator[Deployment]:
     deployment = Deployment(
         name="test-adopt", inventory=Path(__file__).parent.parent / "inventory", port_base=18740
     )
-    assert not deployment.data_root.exists(), "test-adopt is left over from an earlier run: destroy it first"
+    deployment.destroy_left_over()
     yield deployment
     deployment.destroy()
 
