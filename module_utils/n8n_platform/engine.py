@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from ansible.module_utils.n8n_platform.http import JsonClient
 
+T = TypeVar("T")
 SOCKET = "/var/run/docker.sock"
-# What a busy host answers when it lost an exec before its program ran: the same once more is free of harm.
-LOST_EXEC = "OCI runtime exec failed"
-ATTEMPTS = 3
+_LOST_EXEC = "OCI runtime exec failed"
+_ATTEMPTS = 3
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 NETWORK_LABEL = "com.docker.compose.network"
@@ -107,11 +108,7 @@ class Engine:
 
     def execute(self, container: str, argv: list[str], user: str = "") -> tuple[int, str]:
         """Runs a command inside; exit code and output of both streams. Never with a secret in argv."""
-        for _ in range(ATTEMPTS - 1):
-            code, output = self._execute(container, argv, user)
-            if not code or LOST_EXEC not in output:
-                return code, output
-        return self._execute(container, argv, user)
+        return again(lambda: self._execute(container, argv, user), lambda answer: lost(*answer))
 
     def _execute(self, container: str, argv: list[str], user: str) -> tuple[int, str]:
         spec = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv, "User": user}
@@ -127,6 +124,20 @@ class Engine:
         query = urlencode({"filters": json.dumps({"label": wanted})})
         found: list[dict[str, Any]] = self._client.request("GET", f"/networks?{query}").json
         return sorted(found, key=lambda network: network["Name"])
+
+
+def again(run: Callable[[], T], was_lost: Callable[[T], bool]) -> T:
+    """What `run` answers. Where a busy host lost the first process before the program ran, the same once more is free
+    of harm: up to three times in all."""
+    for _ in range(_ATTEMPTS - 1):
+        if not was_lost(answer := run()):
+            return answer
+    return run()
+
+
+def lost(code: int, *said: str) -> bool:
+    """Whether an exec's exit code and output are those of a program that never ran."""
+    return code != 0 and any(_LOST_EXEC in text for text in said)
 
 
 def health(inspected: dict[str, Any]) -> str:

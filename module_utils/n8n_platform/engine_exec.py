@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from ansible.module_utils.n8n_platform.engine import ATTEMPTS, LOST_EXEC, SOCKET
+from ansible.module_utils.n8n_platform.engine import SOCKET, again, lost
 from ansible.module_utils.n8n_platform.engine_run import Result
 
 # What `timeout` returns: ended by its signal, or killed after that.
@@ -24,11 +24,7 @@ def again_where_lost(run: Run) -> Run:
     """`run(argv, stdin)` of a client's exec, repeated where the program never ran."""
 
     def repeated(argv: list[str], stdin: str) -> tuple[int, str, str]:
-        for _ in range(ATTEMPTS - 1):
-            code, output, errors = run(argv, stdin)
-            if not (code and LOST_EXEC in output + errors):
-                return code, output, errors
-        return run(argv, stdin)
+        return again(lambda: run(argv, stdin), lambda answer: lost(*answer))
 
     return repeated
 
@@ -53,11 +49,10 @@ class Inside:
 
         The limit holds inside, too: the client's end would not end the program. Then `code` is one of TIMED_OUT.
         """
-        for _ in range(ATTEMPTS - 1):
-            result = self._once(argv, seconds, stdin, stdout)
-            if not (result.code and LOST_EXEC in result.stdout + result.stderr):
-                return result
-        return self._once(argv, seconds, stdin, stdout)
+        return again(
+            lambda: self._once(argv, seconds, stdin, stdout),
+            lambda result: lost(result.code, result.stdout, result.stderr),
+        )
 
     def _once(self, argv: Sequence[str], seconds: float, stdin: Path | None, stdout: Path | None) -> Result:
         command = [self.docker, "--host", f"unix://{self.socket}", "exec", *(["-i"] if stdin else [])]

@@ -9,29 +9,22 @@ import os
 import secrets
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.engine import Engine, EngineError, again
 from ansible.module_utils.n8n_platform.http import HttpError
 
 ENVIRONMENT_LABEL = "io.n8n-platform.environment"
 ONESHOT_LABEL = "io.n8n-platform.oneshot"
 _CLIENT_FAILED = 125
-# Where a busy host lost the first process of a container before the program ran; a second attempt is free of harm.
-_PASSING = "OCI runtime create failed"
-_ATTEMPTS = 3
+_LOST = "OCI runtime create failed"
 _REMOVAL_SECONDS = 30
 
 
 class RunTimeout(EngineError):
     """The program took longer than it was given; its container is gone."""
-
-
-class NotStarted(EngineError):
-    """The engine could not start the container; the program never ran."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +96,13 @@ class OneShots:
         command += ["--interactive"] if stdin is not None else []
         command += ["--entrypoint", argv[0], image, *argv[1:]]
         payload = stdin.encode() if isinstance(stdin, str) else stdin
-        for _ in range(_ATTEMPTS - 1):
-            with suppress(NotStarted):
-                return self._once(argv[0], command, payload, stdout_file, timeout)
-        return self._once(argv[0], command, payload, stdout_file, timeout)
+        result = again(
+            lambda: self._once(argv[0], command, payload, stdout_file, timeout),
+            lambda answer: answer.code == _CLIENT_FAILED and _LOST in answer.stderr,
+        )
+        if result.code == _CLIENT_FAILED and "docker:" in result.stderr:
+            raise EngineError(f"no container could be made: {result.words()}")
+        return result
 
     def _once(
         self,
@@ -161,15 +157,11 @@ class OneShots:
             check=False,
             **source,
         )
-        result = Result(
+        return Result(
             done.returncode,
             (done.stdout or b"").decode("utf-8", "replace"),
             done.stderr.decode("utf-8", "replace"),
         )
-        if result.code == _CLIENT_FAILED and "docker:" in result.stderr:
-            kind = NotStarted if _PASSING in result.stderr else EngineError
-            raise kind(f"no container could be made: {result.words()}")
-        return result
 
     def _remove(self, name: str) -> None:
         """Killed and gone when this returns, whatever state it was in."""
