@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -16,6 +17,7 @@ from typing import Any
 
 import ansible_runner
 import docker
+from ansible.module_utils.n8n_platform.engine import Engine
 from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -81,6 +83,11 @@ class Deployment:
     @property
     def data_root(self) -> Path:
         return Path("/var/lib/n8n-platform") / self.name
+
+    @property
+    def backup_root(self) -> Path:
+        """Its local backups."""
+        return Path("/var/backups/n8n-platform") / self.name
 
     @property
     def address(self) -> str:
@@ -159,8 +166,7 @@ class Deployment:
 
     def destroy_left_over(self) -> None:
         """What an interrupted run of the tests has left of this environment goes, so that a first start is one."""
-        backups = Path("/var/backups/n8n-platform") / self.name
-        if self.containers(stopped=True) or self.data_root.exists() or backups.exists():
+        if self.containers(stopped=True) or self.data_root.exists() or self.backup_root.exists():
             self.destroy()
 
     @cached_property
@@ -207,13 +213,15 @@ class Deployment:
             "-c",
             query,
         ]
-        for _ in range(3):
-            code, output = container.exec_run(psql)
-            # A busy host loses an exec now and then, before its program ran.
-            if b"OCI runtime exec failed" not in output:
-                break
-        assert code == 0, output.decode()
-        return [line.split("\x1f") for line in output.decode().splitlines()]
+        code, output = Engine(timeout=300).execute(str(container.id), psql)
+        assert code == 0, output
+        return [line.split("\x1f") for line in output.splitlines()]
+
+    def smoke(self) -> tuple[int, dict[str, str]]:
+        """Status and headers that the edge answers the platform's smoke workflow with."""
+        body = json.dumps({"numbers": [1, 2, 3]}).encode()
+        headers = {"Content-Type": "application/json"}
+        return self.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[:2]
 
     def request(
         self,

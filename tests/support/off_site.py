@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import subprocess
 from contextlib import ExitStack
@@ -149,7 +148,7 @@ class OffSite:
         """Id of the last of some executions, when it has been saved."""
         before = int(source.sql("SELECT coalesce(max(id), 0) FROM execution_entity")[0][0])
         for _ in range(calls):
-            assert smoke(source) == 200
+            assert source.smoke()[0] == 200
         ended = f'SELECT id FROM execution_entity WHERE id > {before} AND "stoppedAt" IS NOT NULL ORDER BY id'
         found = wait_until(
             lambda: rows if len(rows := source.sql(ended)) >= calls else None, "the executions to be saved"
@@ -167,13 +166,6 @@ class OffSite:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.split()[-1]
-
-
-def smoke(deployment: Deployment) -> int:
-    """The status that the edge answers the platform's smoke workflow with."""
-    body = json.dumps({"numbers": [1, 2, 3]}).encode()
-    headers = {"Content-Type": "application/json"}
-    return deployment.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[0]
 
 
 def held(deployment: Deployment, until: str) -> dict[str, list[str]]:

@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 
-import tests.conftest  # noqa: F401 (modules under the names they have on a target)
 from tests.support.backup_lab import built_images
 from tests.support.certificates import Authority
 from tests.support.deployment import Deployment, Run
-from tests.support.engine import engine
 from tests.support.killed import killed
 from tests.support.n8n_rest import TRIGGER, Editor, execute, node
 from tests.support.plain_n8n import EMAIL, PlainN8n
-
-__all__ = ["engine"]
 
 TABLES = ("workflow_entity", "credentials_entity", '"user"', "execution_entity")
 HOST = "n8n.localhost"

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-import tests.conftest  # noqa: F401 (modules under the names they have on a target)
 from tests.support.deployment import Deployment
-from tests.support.engine import engine
 from tests.support.n8n_rest import Editor
 from tests.support.smtp import authority
-
-__all__ = ["engine"]
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,12 +28,8 @@ def await_schedule(core: Deployment) -> None:
     wait_until(lambda: not lock.exists() or not lock.read_text(), "the scheduled backup to end", 300)
 
 
-def root(core: Deployment) -> Path:
-    return Path("/var/backups/n8n-platform") / core.name
-
-
 def manifests(core: Deployment) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(root(core).glob("runs/*/manifest.json"))]
+    return [json.loads(path.read_text()) for path in sorted(core.backup_root.glob("runs/*/manifest.json"))]
 
 
 def command(core: Deployment, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +88,7 @@ def test_no_secret_is_written_in_clear(core: Deployment, made: dict[str, Any]) -
         path.read_text()
         for path in (state / "backup.log", state / "backup.json", state / "backup-state.json")
     ]
-    texts += [path.read_text() for path in root(core).glob("runs/*/manifest.json")]
+    texts += [path.read_text() for path in core.backup_root.glob("runs/*/manifest.json")]
     secrets = [path.read_text() for path in (core.data_root / "secrets").glob("*/*") if path.is_file()]
     values = {
         line for text in secrets for line in text.splitlines() if re.fullmatch(r"[A-Za-z0-9]{24,}", line)

@@ -19,7 +19,6 @@ from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
 from tests.support.n8n_rest import Editor
 
-SMOKE = json.dumps({"numbers": [1, 2, 3]}).encode()
 INVENTORY = "../molecule/core/inventory"
 nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
 
@@ -27,7 +26,7 @@ nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten min
 @pytest.fixture(scope="module")
 def backup(core: Deployment) -> Path:
     """The folder of core's backups. Any set will do: what came after it is in the log."""
-    folder = Path("/var/backups/n8n-platform") / core.name
+    folder = core.backup_root
     if not list(folder.glob("runs/*/manifest.json")):
         run = core.run("backup")
         assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
@@ -90,11 +89,6 @@ def refused(command: str) -> str:
     output, _ = process.communicate(timeout=900)
     assert process.returncode != 0
     return output
-
-
-def call(core: Deployment) -> tuple[int, dict[str, str]]:
-    headers = {"Content-Type": "application/json"}
-    return core.request("POST", "/webhook/platform-smoke", body=SMOKE, headers=headers)[:2]
 
 
 def executions(core: Deployment) -> set[str]:
@@ -232,7 +226,7 @@ def test_a_drill_restores_compares_decrypts_and_leaves_nothing(
     canary: None,
     outside: dict[str, tuple[str, int]],
 ) -> None:
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     before, runs = sets(backup), core.fingerprint()
     with Copy(scratch, outside) as copy:
         output = succeeds(for_core(doc_block("drill"), core))
@@ -259,14 +253,14 @@ class Sender(Polled):
         self.answers: list[tuple[int, str]] = []
 
     def look(self) -> None:
-        status, headers = call(self.core)
+        status, headers = self.core.smoke()
         self.answers.append((status, headers.get("retry-after", "")))
 
 
 def test_deleted_rows_are_back_senders_may_try_again_and_what_came_later_is_accounted_for(
     core: Deployment, backup: Path
 ) -> None:
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     wait_until(lambda: executions(core), "the execution to be saved")
     before = executions(core)
     moment = now(core)
@@ -279,7 +273,7 @@ def test_deleted_rows_are_back_senders_may_try_again_and_what_came_later_is_acco
     assert sender.failures == [], "the edge answers all the time"
     assert {status for status, _ in sender.answers} == {200, 503}
     assert all(retry.isdigit() for status, retry in sender.answers if status == 503)
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     (report,) = sorted((backup / "restores").glob("*/lost-jobs.json"))[-1:]
     lost = json.loads(report.read_text())
     assert set(lost) == {"version", "created", "executions", "jobs"}
@@ -295,11 +289,11 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
     command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
     # Stopped for the switch: the moment at which most is open.
     killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
-    status, headers = call(core)
+    status, headers = core.smoke()
     assert status == 503 and headers["retry-after"].isdigit()
     succeeds(for_core(doc_block("restore-back"), core))
     assert before <= executions(core)
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     assert not (core.data_root / "state/restore.json").exists()
 
 
@@ -330,7 +324,7 @@ def databases(core: Deployment) -> set[str]:
 def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
     manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
     run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     wait_until(lambda: executions(core), "the execution to be saved")
     before = executions(core)
     options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
@@ -342,11 +336,11 @@ def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deplo
     succeeds(for_core(doc_block("restore-back"), core))
     assert databases(core) == {"n8n", "postgres"}
     assert before <= executions(core)
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
 
     succeeds(command)
     assert not before <= executions(core), "the dump is older than the last execution"
-    assert call(core)[0] == 200
+    assert core.smoke()[0] == 200
     assert databases(core) == {"n8n", "n8n_before_restore", "postgres"}
 
 

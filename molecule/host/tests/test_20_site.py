@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.deployment import wait_until
 from tests.support.docs import doc_block
-from tests.support.off_site import Lost, OffSite, held, smoke
+from tests.support.off_site import Lost, OffSite, held
 
 EDGE = {28540, 28543}
 PORTS_OF_SERVICES = {"postgres-n8n": 5432, "redis-queue": 6379, "n8n-main": 5678, "openbao": 8200}
@@ -73,8 +73,8 @@ def test_an_empty_host_comes_up_from_bucket_and_bundle(
     assert served.inside("command -v docker dockerd")[0] != 0
     done = recover(served, off_site, off_site.passphrase_file)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-    assert smoke(served) == 200
-    reports = f"/var/backups/n8n-platform/{served.name}/restores"
+    assert served.smoke()[0] == 200
+    reports = served.backup_root / "restores"
     report = json.loads(served.inside(f"cat {reports}/*/report.json")[1])
     loss = lost.loss_seconds(served)
     with capsys.disabled():
@@ -150,7 +150,7 @@ def test_stopped_it_answers_for_maintenance(served) -> None:
     assert int(headers["retry-after"]) > 0
     assert set(served.fingerprint()) == {"traefik"}
     served.converge()
-    assert smoke(served) == 200
+    assert served.smoke()[0] == 200
 
 
 def test_a_reboot_brings_everything_back(served) -> None:
@@ -167,7 +167,7 @@ def test_a_reboot_brings_everything_back(served) -> None:
 
 def answers(host) -> bool:
     try:
-        return smoke(host) == 200
+        return host.smoke()[0] == 200
     except OSError:
         return False
 

@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
-from tests.support.engine import engine
-
-__all__ = ["engine"]
 
 
 @pytest.fixture(scope="session")

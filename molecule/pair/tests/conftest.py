@@ -5,9 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment
-from tests.support.engine import engine
-
-__all__ = ["engine"]
 
 HERE = Path(__file__).parent.parent
 

@@ -7,17 +7,11 @@ from pathlib import Path
 from tests.support.deployment import Deployment, wait_until
 
 
-def smoke(deployment: Deployment) -> int:
-    body = json.dumps({"numbers": [1, 2, 3]}).encode()
-    headers = {"Content-Type": "application/json"}
-    return deployment.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[0]
-
-
 def test_both_come_up(staging: Deployment, production: Deployment) -> None:
     for each in (staging, production):
         each.destroy_left_over()
         each.converge()
-    assert smoke(staging) == smoke(production) == 200
+    assert staging.smoke()[0] == production.smoke()[0] == 200
 
 
 def test_they_share_no_network_volume_secret_or_port(staging: Deployment, production: Deployment) -> None:
@@ -39,14 +33,14 @@ def test_one_broken_the_other_untouched(staging: Deployment, production: Deploym
     before = production.fingerprint()
     for service in ("postgres-n8n", "redis-queue", "n8n-main"):
         staging.containers()[service].kill()
-    assert smoke(production) == 200
+    assert production.smoke()[0] == 200
     assert production.run("verify").rc == 0
     assert staging.run("verify").rc != 0
     assert production.fingerprint() == before
 
     run = staging.run("site")
     assert run.rc == 0, run.failures()
-    wait_until(lambda: smoke(staging) == 200, "staging to answer again")
+    wait_until(lambda: staging.smoke()[0] == 200, "staging to answer again")
     assert production.fingerprint() == before
 
 
@@ -54,7 +48,7 @@ def test_one_backs_up_into_a_store_of_its_own_which_is_no_second_place(staging: 
     assert staging.healthy("object-storage")
     run = staging.run("backup", backup_type="full")
     assert run.rc == 0, run.failures()
-    (path,) = Path(f"/var/backups/n8n-platform/{staging.name}/runs").glob("*/manifest.json")
+    (path,) = staging.backup_root.glob("runs/*/manifest.json")
     manifest = json.loads(path.read_text())
     assert manifest["problems"] == []
     assert manifest["restic"]["s3"] and manifest["pgbackrest"]["n8n"]["s3"]
@@ -68,5 +62,5 @@ def test_one_destroyed_the_other_untouched(staging: Deployment, production: Depl
     staging.destroy()
     assert not Path(staging.data_root).exists()
     assert production.fingerprint() == before
-    assert smoke(production) == 200
+    assert production.smoke()[0] == 200
     production.destroy()
