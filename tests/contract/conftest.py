@@ -1,6 +1,5 @@
 """What the contract tests look at: the files of the repository, parsed once."""
 
-import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,10 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.repository import ROOT, repository_files
+
+__all__ = ["ROOT", "repository_files"]
+
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 TASK_KEYWORDS = ("block", "rescue", "always")
@@ -24,15 +26,6 @@ Loader.add_multi_constructor("!", lambda _loader, _suffix, node: getattr(node, "
 @cache
 def load(path: Path) -> Any:
     return yaml.load(path.read_text(), Loader=Loader) if path.is_file() else None
-
-
-@cache
-def repository_files() -> tuple[Path, ...]:
-    """Tracked files and those that are about to be: everything git does not ignore."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    paths = (ROOT / name for name in sorted(set(listed.stdout.split("\0"))) if name)
-    return tuple(path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def text_of(path: Path) -> str:

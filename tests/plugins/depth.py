@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -27,26 +26,14 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.support.repository import ROOT, repository_files
+
 RECORDS = Path(os.environ.get("PLATFORM_CACHE", "/var/cache/n8n-platform")) / "green"
 DEPTHS = ("auto", "full", "smoke")
 # What is left of the 85 minutes of bin/test when every area is run in smoke.
 BUDGET_SECONDS = 60
 # The engine may not run yet when this is asked.
 IMAGES = Path("/var/lib/docker/image")
-
-
-@cache
-def tracked() -> list[str]:
-    """Paths of the files of this checkout, new ones included."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    return sorted(path for path in listed.stdout.split("\0") if path and (ROOT / path).is_file())
 
 
 @dataclass(frozen=True)
@@ -68,9 +55,10 @@ class Area:
     def digest(self) -> str:
         """Of the contents of all test and input files."""
         found = hashlib.sha256()
-        for path in tracked():
-            if any(fnmatch(path, pattern) for pattern in (*self.tests, *self.inputs)):
-                found.update(f"{path}\0".encode() + hashlib.sha256((ROOT / path).read_bytes()).digest())
+        for path in repository_files():
+            name = str(path.relative_to(ROOT))
+            if any(fnmatch(name, pattern) for pattern in (*self.tests, *self.inputs)):
+                found.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
         return found.hexdigest()
 
     @property

@@ -34,7 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(subject, "ROOT", tmp_path)
     monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
     monkeypatch.setattr(subject, "BUDGET_SECONDS", 1500)
-    monkeypatch.setattr(subject, "tracked", lambda: ["input", "tests/areas.yml"])
+    monkeypatch.setattr(subject, "repository_files", lambda: (tmp_path / "input",))
     monkeypatch.setattr(subject, "IMAGES", tmp_path / "engine")
     (tmp_path / "engine/overlay2").mkdir(parents=True)
     (tmp_path / "engine/overlay2/repositories.json").write_text(
