@@ -57,6 +57,28 @@ def test_the_npm_locks_record_no_registry() -> None:
             assert [name for name, entry in packages.items() if name and "integrity" not in entry] == []
 
 
+def test_the_npm_locks_lack_no_package_that_another_one_names() -> None:
+    """`npm ci` refuses such a lock, and `npm install` would take whatever is newest on that day."""
+    missing = []
+    for path in repository_files():
+        if path.name == "package-lock.json":
+            packages = json.loads(path.read_text())["packages"]
+            for name, entry in packages.items():
+                wanted = {**entry.get("dependencies", {}), **entry.get("optionalDependencies", {})}
+                missing += [f"{name}: {each}" for each in wanted if not from_above(name, each, packages)]
+    assert missing == []
+
+
+def from_above(name: str, wanted: str, packages: dict[str, object]) -> bool:
+    """As Node looks for a package: in its own node_modules, then in those of each folder above it."""
+    while True:
+        if f"{name}/node_modules/{wanted}".lstrip("/") in packages:
+            return True
+        if not name:
+            return False
+        name = name.rpartition("node_modules/")[0].rstrip("/")
+
+
 def test_the_development_lock_contains_the_operators() -> None:
     def pins(name: str) -> set[str]:
         return set(re.findall(r"^([a-z0-9-]+==[^ ;\\]+)", (ROOT / name).read_text(), re.MULTILINE))
