@@ -1,43 +1,56 @@
-"""Prints one line per stage (seconds, results) above pytest's own summary. Loaded by bin/test."""
+"""Keeps each stage's seconds and results below TEST_RESULTS; `python -m stage_table FOLDER SECONDS` prints all of them.
 
+The last line is the sum over all stages, as `N passed, N failed, N skipped`. Loaded by bin/test.
+"""
+
+import json
 import os
-import time
+import sys
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
-
-FIRST = time.monotonic()
 
 
 class StageTable:
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self.results: dict[str, Counter[str]] = defaultdict(Counter)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stages: dict[str, Counter[str]] = defaultdict(Counter)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        stage = stage_of(report.nodeid)
-        self.seconds[stage] += report.duration
+        stage = self.stages[stage_of(report.nodeid)]
+        stage["seconds"] += report.duration
         if report.when == "call" or report.outcome != "passed":
-            self.results[stage][report.outcome] += 1
+            stage[report.outcome] += 1
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        terminalreporter.section("stages")
-        lint = os.environ.get("TEST_STAGE_LINT")
-        lint_seconds = 0
-        if lint:
-            lint_seconds, failed = (int(word) for word in lint.split())
-            terminalreporter.write_line(
-                f"{'lint':10} {lint_seconds:6d} s  {'FAILED' if failed else 'passed'}"
-            )
-        for stage, seconds in self.seconds.items():
-            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(self.results[stage].items()))
-            terminalreporter.write_line(f"{stage:10} {seconds:6.0f} s  {counts}")
-        terminalreporter.write_line(f"{'all':10} {lint_seconds + time.monotonic() - FIRST:6.0f} s")
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.stages[stage_of(report.nodeid)]["failed"] += 1
+
+    def pytest_sessionfinish(self) -> None:
+        (self.folder / f"{os.getpid()}.json").write_text(json.dumps(self.stages), encoding="utf-8")
 
 
 def stage_of(nodeid: str) -> str:
     """tests/unit/test_x.py::test -> unit, molecule/core/tests/test_x.py::test -> core"""
-    return nodeid.split("/")[1]
+    return [*nodeid.split("/"), "?"][1]
 
 
 def pytest_configure(config: Any) -> None:
-    config.pluginmanager.register(StageTable(), "stage-table")
+    if folder := os.environ.get("TEST_RESULTS"):
+        config.pluginmanager.register(StageTable(Path(folder)), "stage-table")
+
+
+def main(folder: Path, seconds: int) -> None:
+    total: Counter[str] = Counter(passed=0, failed=0, skipped=0)
+    for path in sorted(folder.glob("*.json"), key=lambda each: each.stat().st_mtime):
+        for stage, results in json.loads(path.read_text(encoding="utf-8")).items():
+            took = results.pop("seconds", 0)
+            counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(results.items()))
+            print(f"{stage:10} {took:6.0f} s  {counts}")
+            total.update(results)
+    print(f"{'all':10} {seconds:6d} s")
+    print(", ".join(f"{count} {outcome}" for outcome, count in total.items()))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
