@@ -1,6 +1,6 @@
 """Benchmarks: raw samples go to bench/results/<subject>.json, the page docs/benchmarks.md is made of them.
 
-    .venv/bin/python -m bench.run [--long] [site] [memory] [executions] [restore] [restart] [backup] [page]
+    .venv/bin/python -m bench.run [--long] [SUBJECT | page]...
 
 What stands in the way of honest figures is a machine with other work: `load` is kept beside each sample, ways are
 interleaved, and counts (CPU seconds, transactions, bytes) are worth more than seconds.
@@ -18,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import backup, executions, memory, page, restart, restore, site
+from bench import backup, executions, memory, page, recovery, restart, restore, site, start
 from bench.samples import ROOT
 from tests.support.deployment import Deployment
 
@@ -28,6 +28,7 @@ UNTUNED = Deployment("bench-untuned", ROOT / "bench/inventories/bench-untuned", 
 # Each is handed whether the long form is wanted.
 SUBJECTS: dict[str, Callable[[str, bool], None]] = {
     "memory": lambda form, _: memory.measure(TUNED, form),
+    "start": lambda form, long: start.measure(TUNED, form, rounds=5 if long else 1),
     "site": lambda form, long: site.measure(TUNED, form, rounds=10 if long else 2),
     "executions": lambda form, long: executions.measure(
         TUNED, UNTUNED, form, rounds=6 if long else 2, seconds=900 if long else 30
@@ -40,6 +41,9 @@ SUBJECTS: dict[str, Callable[[str, bool], None]] = {
         rounds=4 if long else 2,
         seconds=600 if long else 60,
         megabytes=5000 if long else 500,
+    ),
+    "recovery": lambda form, long: recovery.measure(
+        TUNED, form, rounds=3 if long else 1, megabytes=5000 if long else 500
     ),
 }
 
