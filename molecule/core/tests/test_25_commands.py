@@ -40,5 +40,5 @@ def test_status_says_what_works_and_changes_nothing(core: Deployment) -> None:
     status = core.run("status")
     assert status.rc == 0, status.failures()
     assert status.changed == 0
-    assert f"{core.name} on localhost: healthy" in status.stdout
-    assert "redis-queue, traefik" in status.stdout and "2 healthy, 2 wanted" in status.stdout
+    assert f"{core.name} on localhost: healthy" in status.report
+    assert "redis-queue, traefik" in status.report and "2 healthy, 2 wanted" in status.report
