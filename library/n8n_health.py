@@ -17,7 +17,7 @@ options:
     type: str
     required: true
   data_stores:
-    description: Services that n8n cannot do without.
+    description: Services that n8n cannot do without. Of the project's others only those that exist are looked at.
     type: list
     elements: str
     default: [postgres-n8n, redis-queue]
@@ -84,7 +84,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.engine import SERVICE_LABEL, Engine, EngineError, health
+from ansible.module_utils.n8n_platform.engine import ONEOFF_LABEL, SERVICE_LABEL, Engine, EngineError, health
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.n8n import MAIN_SERVICE, NETWORK, PORT, N8n
 
@@ -120,7 +120,7 @@ class Inspection:
         except HttpError as error:
             self._note("engine", False, str(error))
             return self.checks
-        states = {c["Config"]["Labels"].get(SERVICE_LABEL, c["Name"]): health(c) for c in containers}
+        states = self._states(containers)
         self._services(states)
         self._slots(containers)
         self._endpoints(containers)
@@ -132,8 +132,17 @@ class Inspection:
     def _note(self, name: str, ok: bool, detail: str) -> None:
         self.checks.append({"name": name, "ok": ok, "detail": detail})
 
+    def _states(self, containers: list[dict[str, Any]]) -> dict[str, str]:
+        """Service -> health, of all that runs for good and is no member of a slot."""
+        return {
+            labels.get(SERVICE_LABEL, container["Name"]): health(container)
+            for container in containers
+            if SLOT_LABEL not in (labels := container["Config"]["Labels"])
+            and labels.get(ONEOFF_LABEL) != "True"
+        }
+
     def _services(self, states: dict[str, str]) -> None:
-        for service in [*self.params["data_stores"], MAIN_SERVICE]:
+        for service in sorted({*states, *self.params["data_stores"], MAIN_SERVICE}):
             state = states.get(service, "missing")
             self._note(f"container {service}", state == "healthy", state)
 

@@ -4,9 +4,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from contract.conftest import ROOT, repository_files, text_of
+from contract.conftest import ROOT, load, plays, repository_files, tasks_of_play, text_of
 
 BLOCK = re.compile(r"^```[a-z]+ id=(?P<id>[a-z0-9-]+)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
@@ -40,3 +41,34 @@ def test_generated_pages_are_up_to_date(script: str) -> None:
     command = [sys.executable, str(ROOT / "bin" / script), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stderr}; run bin/{script} and commit what it writes"
+
+
+HARDENING = load(ROOT / "roles/platform_report/vars/main.yml")["__platform_report_hardening"]
+
+
+def every_verify_task() -> list[dict[str, Any]]:
+    """The tasks of the roles that `verify` enters."""
+    calls = [
+        task.get("ansible.builtin.import_role") or {}
+        for play in plays(ROOT / "playbooks/_verify.yml")
+        for task in tasks_of_play(play)
+    ]
+    roles = [call["name"] for call in calls if call.get("tasks_from") == "verify"]
+    assert roles
+    return [task for role in roles for task in load(ROOT / f"roles/{role}/tasks/verify.yml")]
+
+
+def test_what_decides_an_item_of_the_hardening_checklist_exists() -> None:
+    registered = [task.get("register") for task in every_verify_task()]
+    assert [each for each in HARDENING if ("check" in each) == ("test" in each)] == []
+    assert [each for each in HARDENING if "check" in each and registered.count(each["check"]) != 1] == []
+    lost = []
+    for path, _, name in (each["test"].partition("::") for each in HARDENING if "test" in each):
+        if f"def {name}(" not in text_of(ROOT / path):
+            lost.append(f"{path}::{name}")
+    assert lost == []
+
+
+def test_every_task_of_verify_decides_an_item_of_the_hardening_checklist() -> None:
+    listed = {each.get("check") for each in HARDENING}
+    assert [task["name"] for task in every_verify_task() if task.get("register") not in listed] == []

@@ -1,6 +1,7 @@
 """What must not stand in any file, what must agree, and what the inventories do."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -47,6 +48,14 @@ def test_the_python_lock_has_hashes_and_no_address(name: str) -> None:
         for block in blocks
         if re.match(r"[a-z0-9].*==", block) and "--hash=sha256:" not in block
     ] == []
+
+
+def test_continuous_integration_runs_what_the_readme_names() -> None:
+    (job,) = load(ROOT / ".github/workflows/ci.yml")["jobs"].values()
+    assert [step["run"] for step in job["steps"] if step.get("name") == "Test"] == ["sudo .ci/run"]
+    command = text_of(ROOT / ".ci/run").splitlines()[-1]
+    assert command.startswith("exec make ") and " test " in command
+    assert os.access(ROOT / ".ci/run", os.X_OK) and "make test" in text_of(ROOT / "README.md")
 
 
 def test_the_npm_locks_record_no_registry() -> None:

@@ -57,6 +57,16 @@ class Run:
             if event["event"] == "runner_on_ok" and event["event_data"].get("res", {}).get("changed")
         ]
 
+    @property
+    def report(self) -> str:
+        """What the role platform_report said at the end; empty where the run did not get there."""
+        said = [
+            event["event_data"]["res"]["msg"]
+            for event in self.events
+            if event["event"] == "runner_on_ok" and event["event_data"].get("role") == "platform_report"
+        ]
+        return str(said[-1]) if said else ""
+
     def failures(self) -> list[str]:
         """`task: message` of every failed task."""
         return [

@@ -12,16 +12,14 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-import docker
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from docker.types import IPAMConfig, IPAMPool
 
 from tests.support.certificates import Authority
 from tests.support.deployment import wait_until
+from tests.support.gateway import gateway
 
-# The gateway of a network is an address of this machine that containers reach and that an inventory can name
-# beforehand: molecule/core/inventory does, and the file of the authority, too.
+# molecule/core/inventory names the address, and the file of the authority, too.
 NETWORK = "n8n-platform-test-mail"
 SUBNET, ADDRESS, PORT = "10.203.4.0/28", "10.203.4.1", 2525
 LOGIN = LoginPassword(b"n8n", hashlib.sha256(b"smtp").hexdigest().encode())
@@ -43,11 +41,7 @@ class MailServer:
 
     def __enter__(self) -> MailServer:
         with self._stack as stack:
-            engine = docker.from_env()
-            for left in engine.networks.list(names=[NETWORK]):
-                left.remove()
-            pool = IPAMPool(subnet=SUBNET, gateway=ADDRESS)
-            stack.callback(engine.networks.create(NETWORK, ipam=IPAMConfig(pool_configs=[pool])).remove)
+            stack.enter_context(gateway(NETWORK, SUBNET, ADDRESS))
             controller = Controller(
                 self,
                 hostname=ADDRESS,

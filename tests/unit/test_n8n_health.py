@@ -44,6 +44,8 @@ class FakeEngine:
         state = self.states[container]
         running_state = {"Status": "running", "Health": {"Status": state}}
         labels = {"com.docker.compose.service": container}
+        if container == "once":
+            labels["com.docker.compose.oneoff"] = "True"
         if container in SLOTS:
             labels["io.n8n-platform.slot"] = SLOTS[container]
         alive = state in ("healthy", "unhealthy", "starting")
@@ -103,6 +105,15 @@ def test_a_sick_container_is_named(n8n: FakeN8n, service: str, state: str, probl
     engine = FakeEngine()
     engine.states[service] = state
     assert problem in look(engine)["problems"]
+
+
+def test_whatever_else_the_project_runs_is_looked_at_but_not_what_runs_once(n8n: FakeN8n) -> None:
+    engine = FakeEngine()
+    engine.states |= {"traefik": "unhealthy", "object-storage": "healthy", "once": "exited"}
+    result = look(engine)
+    assert result["problems"] == ["container traefik: unhealthy"]
+    names = {check["name"] for check in result["checks"]}
+    assert "container object-storage" in names and "container once" not in names
 
 
 def test_a_missing_container_is_named(n8n: FakeN8n) -> None:

@@ -1,6 +1,13 @@
 """The same command again changes nothing and touches no container."""
 
-from tests.support.deployment import Deployment
+import re
+
+import yaml
+
+from tests.support.deployment import ROOT, Deployment
+
+REPORT = yaml.safe_load((ROOT / "roles/platform_report/vars/main.yml").read_text())
+CHECKS = [each for each in REPORT["__platform_report_hardening"] if "check" in each]
 
 # 70 for the platform itself, 8 more for each capability on top of it: backups are the first.
 TASK_BUDGET = 70 + 8
@@ -26,3 +33,7 @@ def test_verify_passes_and_changes_nothing(core: Deployment) -> None:
     run = core.run("verify")
     assert run.rc == 0, run.failures()
     assert run.changed == 0, run.changed_tasks()
+    checklist = run.report.partition("Hardening checklist")[2].partition("\n\n")[0]
+    assert checklist.count(" pass ") == len(CHECKS) - 1 and "FAIL" not in checklist, checklist
+    assert re.search(r"^ +not used +The bucket of the backups", checklist, re.MULTILINE)
+    assert "not reached" not in checklist, checklist

@@ -1,5 +1,6 @@
 """The commands of the guide, as they stand there, on this environment."""
 
+import re
 import subprocess
 
 from tests.support.deployment import ROOT, Deployment
@@ -17,7 +18,14 @@ def test_make_up_again_changes_nothing_and_ends_with_the_report(core: Deployment
     assert "changed=0" in done.stdout
     assert "playbooks/site.yml" in done.stdout, "make prints the command that it runs"
     assert f"https://n8n.{core.domain}:{core.https_port}" in done.stdout
+    assert f"{core.name} on localhost: healthy" in done.stdout
+    assert "Does not work" not in done.stdout
+    works = done.stdout.partition("Works\n")[2].partition("\n\n")[0]
+    assert [name for name in core.containers() if name not in works and "-runner-" not in name] == []
     assert core.secret("host", "n8n_owner_password") not in done.stdout
+    for path in ("secrets/host/n8n_owner_password", "secrets/host/traefik_operator_password", "ca.crt"):
+        assert str(core.data_root / path) in done.stdout and (core.data_root / path).is_file()
+    assert re.search(rf"Next: make status ENV={core.name}, make verify .*docs/guide.md", done.stdout)
     assert core.fingerprint() == before
 
 
@@ -27,7 +35,10 @@ def test_compose_by_hand(core: Deployment) -> None:
     assert "n8n-main" in done.stdout
 
 
-def test_status_says_what_is_wrong_and_never_fails(core: Deployment) -> None:
+def test_status_says_what_works_and_changes_nothing(core: Deployment) -> None:
+    """What it says of a broken environment: molecule/pair."""
     status = core.run("status")
     assert status.rc == 0, status.failures()
     assert status.changed == 0
+    assert f"{core.name} on localhost: healthy" in status.report
+    assert "redis-queue, traefik" in status.report and "2 healthy, 2 wanted" in status.report

@@ -19,6 +19,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.deployment import Deployment, wait_until
+from tests.support.n8n_rest import Editor, node, webhook
 from tests.unit.traefik_corpus import CLOSED, HOSTILE
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -134,6 +135,25 @@ def test_no_hostile_path_reaches_main_without_the_password(edge: Edge) -> None:
     for mark, entry in edge.logged(run).items():
         if entry.get("OriginStatus") and "n8n-main" in entry.get("ServiceURL", ""):
             assert entry["RouterName"].startswith("n8n-api@"), (HOSTILE[int(mark.rpartition("-")[2])], entry)
+
+
+def test_n8n_sees_the_client_and_not_whom_it_claims_to_be(core: Deployment, editor: Editor) -> None:
+    """The webhook lets in one address only, which n8n compares with what the edge says of the client."""
+    # What connects from this machine comes from there.
+    client = core.containers()["traefik"].attrs["NetworkSettings"]["Networks"][f"{core.project}_edge"]["Gateway"]
+    path = f"test-{uuid4().hex}"
+    trigger = webhook(path)
+    trigger["parameters"]["options"] = {"ipWhitelist": client}
+    claims = {"X-Forwarded-For": "6.6.6.6", "X-Real-IP": "6.6.6.6"}
+    with editor.workflow(node("Done", "noOp"), trigger=trigger) as workflow:
+        editor.publish(workflow)
+        wait_until(
+            lambda: core.request("POST", f"/webhook/{path}", headers=claims)[0] == 200, "n8n to let us in"
+        )
+        query = f"SELECT id FROM execution_entity WHERE \"workflowId\" = '{workflow['id']}'"
+        ((execution,),) = wait_until(lambda: core.sql(query), "the execution")
+        seen = editor.finished(execution).items("Webhook")[0]["headers"]
+    assert (seen["x-forwarded-for"], seen["x-real-ip"]) == (client, client)
 
 
 def test_unknown_names_and_plain_http(core: Deployment, edge: Edge) -> None:

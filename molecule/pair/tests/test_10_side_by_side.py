@@ -1,17 +1,70 @@
 """Two environments of one host share nothing: what breaks in one is not noticed in the other."""
 
 import json
+import re
+import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.support.deployment import Deployment, wait_until
+from tests.support.n8n_rest import Editor, execute, node
+from tests.support.proxy import ANSWER, Proxy
+
+VOLUMES = Path("/srv/n8n-test-staging")
+BROKEN = ("n8n-main", "postgres-n8n", "redis-queue")
+
+
+@pytest.fixture
+def cron_file(production: Deployment) -> Path:
+    return Path("/etc/cron.d") / production.project
 
 
 def test_both_come_up(staging: Deployment, production: Deployment) -> None:
-    for each in (staging, production):
+    # Production first: it makes the images, for which staging's proxy is none.
+    for each in (production, staging):
         each.destroy_left_over()
         each.converge()
     assert staging.smoke()[0] == production.smoke()[0] == 200
+
+
+def test_every_process_lives_in_the_environments_time_zone(production: Deployment) -> None:
+    containers = production.containers()
+    assert {name: execute(production, name, "date", "+%z").strip() for name in containers} == dict.fromkeys(
+        containers, "+0530"
+    )
+    for name in (each for each in containers if each.startswith("n8n-")):
+        assert "GENERIC_TIMEZONE=Asia/Kolkata" in containers[name].attrs["Config"]["Env"], name
+    assert production.sql("SHOW timezone") == production.sql("SHOW log_timezone") == [["Asia/Kolkata"]]
+
+
+def test_where_there_is_no_systemd_cron_calls_what_is_due(production: Deployment, cron_file: Path) -> None:
+    if Path("/run/systemd/system").exists():
+        pytest.skip("with systemd it is a timer, which molecule/host looks at")
+    (command,) = re.findall(r"^17 \* \* \* \* root (.+) >/dev/null$", cron_file.read_text(), re.MULTILINE)
+    done = subprocess.run([*shlex.split(command), "--list"], capture_output=True, text=True, check=False)
+    # What is due depends on whether cron has just called it.
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(f"/proc/{Path('/run/crond.pid').read_text().strip()}/comm").read_text().strip() == "cron"
+
+
+def test_volumes_lie_where_the_inventory_says(staging: Deployment) -> None:
+    for name, container in staging.containers().items():
+        elsewhere = {m["Source"] for m in container.attrs["Mounts"] if "/volumes" in m.get("Source", "")}
+        assert not elsewhere, name
+    assert (VOLUMES / "postgres-n8n").is_dir() and not (staging.data_root / "volumes").exists()
+
+
+def test_requests_of_workflows_leave_by_the_outbound_proxy(staging: Deployment) -> None:
+    """And what is inside does not: databases and queue are reached without it, or nothing would run."""
+    with Proxy() as proxy:
+        # A literal address: n8n resolves a name and judges what it leads to before it asks the proxy.
+        ask = node("Ask", "httpRequest", 4.2, url="http://192.31.196.1/words", options={"timeout": 10000})
+        run = Editor(staging).run(ask)
+        assert run.status == "success", run.error
+        assert ANSWER in json.dumps(run.items("Ask"))
+        assert proxy.asked == ["GET http://192.31.196.1/words"]
 
 
 def test_they_share_no_network_volume_secret_or_port(staging: Deployment, production: Deployment) -> None:
@@ -31,11 +84,23 @@ def test_they_share_no_network_volume_secret_or_port(staging: Deployment, produc
 
 def test_one_broken_the_other_untouched(staging: Deployment, production: Deployment) -> None:
     before = production.fingerprint()
-    for service in ("postgres-n8n", "redis-queue", "n8n-main"):
+    for service in BROKEN:
         staging.containers()[service].kill()
     assert production.smoke()[0] == 200
     assert production.run("verify").rc == 0
-    assert staging.run("verify").rc != 0
+
+    status = staging.run("status")
+    assert status.rc == 0, status.failures()
+    assert "test-staging on localhost: NOT HEALTHY\n" in status.report
+    wrong, works = (status.report.partition(title)[2].partition("\n\n")[0] for title in ("Does not work", "Works"))
+    assert [name for name in BROKEN if f"container {name}: exited" not in wrong or name in works] == []
+    assert "traefik" in works and "worker-1" in works
+
+    verify = staging.run("verify")
+    assert verify.rc != 0
+    assert [name for name in BROKEN if name not in "".join(verify.failures())] == []
+    assert re.search(r"^ +FAIL +Every container runs as released.*: n8n-main", verify.report, re.MULTILINE)
+    assert re.search(r"^ +not reached +A webhook from outside", verify.report, re.MULTILINE)
     assert production.fingerprint() == before
 
     run = staging.run("site")
@@ -57,10 +122,13 @@ def test_one_backs_up_into_a_store_of_its_own_which_is_no_second_place(staging: 
     assert "off-site: none" in info
 
 
-def test_one_destroyed_the_other_untouched(staging: Deployment, production: Deployment) -> None:
+def test_one_destroyed_the_other_untouched(
+    staging: Deployment, production: Deployment, cron_file: Path
+) -> None:
     before = production.fingerprint()
     staging.destroy()
-    assert not Path(staging.data_root).exists()
+    assert not staging.data_root.exists() and not VOLUMES.exists()
     assert production.fingerprint() == before
     assert production.smoke()[0] == 200
     production.destroy()
+    assert not cron_file.exists()
