@@ -173,7 +173,8 @@ class ForeignStore:
         _, keys = self.root_client.call("POST", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
         self.key, self.root_client.token = keys["keys"][0], keys["root_token"]
         self.unseal()
-        printed = self.bao(f"cat > deployer.hcl <<'END'\n{self.policy}END\n{doc_block('external-store')}")
+        self.bao(f"cat > deployer.hcl <<'END'\n{self.policy}END\n")
+        printed = self.bao(doc_block("external-store"))
         self.role_id, self.secret_id = (
             re.findall(rf"^{name} +(\S+)$", printed, re.MULTILINE)[-1] for name in ("role_id", "secret_id")
         )
