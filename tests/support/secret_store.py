@@ -49,6 +49,7 @@ class OwnStore:
 
     def __init__(self, engine: docker.DockerClient, image: str, root: Path) -> None:
         self.engine, self.image, self.root = engine, image, root
+        self.policy = POLICY
         for name in ("data", "config", "run", "seal", "state"):
             (root / name).mkdir(parents=True)
             os.chown(root / name, UID, UID)
@@ -66,7 +67,7 @@ class OwnStore:
             "seal_directory": str(self.root / "seal"),
             "data_directory": str(self.root / "data"),
             "owner": UID,
-            "policy": POLICY,
+            "policy": self.policy,
             "edge_names": ["localhost"],
         }
         params = {"state": state, "store": defaults | own | changes, "recovery": recovery}
@@ -161,13 +162,10 @@ class ForeignStore:
     def __exit__(self, *_: object) -> None:
         self.container.remove(force=True)
 
-    @property
-    def address(self) -> str:
+    def _prepare(self) -> None:
         self.container.reload()
         (binding,) = self.container.attrs["NetworkSettings"]["Ports"]["8200/tcp"]
-        return f"https://127.0.0.1:{binding['HostPort']}"
-
-    def _prepare(self) -> None:
+        self.address = f"https://127.0.0.1:{binding['HostPort']}"
         self.root_client = BaoClient(self.address, ca_file=str(self.authority.ca_file), timeout=60)
         self.root_client.wait(60, ready=False)
         _, keys = self.root_client.call("POST", "sys/init", {"secret_shares": 1, "secret_threshold": 1})
