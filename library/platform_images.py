@@ -46,6 +46,10 @@ options:
     type: str
     choices: [auto, upstream, packages, bundle]
     default: auto
+  choice:
+    description: RV(choice) of an earlier task of the run. It stays, whatever a registry answers by now.
+    type: dict
+    default: {}
   images:
     description: The images when everything is built, in any order.
     type: list
@@ -175,14 +179,10 @@ refs:
   returned: always
   type: dict
   sample: {n8n: "n8n-platform/n8n:0123456789ab"}
-source:
-  description: The source that was taken.
+choice:
+  description: The C(source) that was taken, and the C(reason).
   returned: always
-  type: str
-reason:
-  description: Why that one.
-  returned: always
-  type: str
+  type: dict
 missing:
   description: Names of the images that the engine lacked.
   returned: always
@@ -203,12 +203,12 @@ removed:
   type: list
   elements: str
 ansible_facts:
-  description: C(container_images_refs), the same as RV(refs).
+  description: C(container_images_refs), the same as RV(refs); C(__container_images_choice), RV(choice) once it stays.
   returned: always
   type: dict
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -236,15 +236,14 @@ def build_spec() -> dict[str, Any]:
         "rootfs": {"type": "dict", "default": {}},
     }
     text = {"type": "str", "default": ""}
-    states, sources = (
-        ["present", "bundled", "published", "pruned"],
-        ["auto", "upstream", "packages", "bundle"],
-    )
+    states = ["present", "bundled", "published", "pruned"]
+    sources = ["auto", "upstream", "packages", "bundle"]
     return {
         "state": {"type": "str", "choices": states, "default": "present"},
         "environment": {"type": "str", "required": True},
         "releases_root": {"type": "path", "required": True},
         "source": {"type": "str", "choices": sources, "default": "auto"},
+        "choice": {"type": "dict", "default": {}},
         "images": {"type": "list", "elements": "dict", "required": True, "options": image},
         "upstream": {"type": "list", "elements": "dict", "default": [], "options": image},
         "contexts": {"type": "path", "required": True},
@@ -345,8 +344,10 @@ class Manager:
     def _choose(self) -> Choice:
         packages = offer("packages", self.params["images"], self.params)
         upstream = offer("upstream", self.params["upstream"] or self.params["images"], self.params)
-        file = self._bundle_file() if self.params["source"] == "bundle" else None
-        return choose(self.params["source"], packages, upstream, self.engine, file)
+        kept = self.params["choice"]
+        asked = kept.get("source", self.params["source"])
+        file = self._bundle_file() if asked == "bundle" else None
+        return replace(choose(asked, packages, upstream, self.engine, file), **kept)
 
     def _bundle_file(self) -> Path:
         if not self.params["bundle_file"]:
@@ -357,11 +358,12 @@ class Manager:
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     manager = Manager(params, check_mode)
     refs = {name.replace("-", "_"): ref for name, ref in manager.choice.refs.items()}
+    choice = {"source": manager.choice.source, "reason": manager.choice.reason}
+    lasting = choice if manager.engine.there else {}  # by which a registry is asked
     result: dict[str, Any] = {
         "refs": refs,
-        "source": manager.choice.source,
-        "reason": manager.choice.reason,
-        "ansible_facts": {"container_images_refs": refs},
+        "choice": choice,
+        "ansible_facts": {"container_images_refs": refs, "__container_images_choice": lasting},
         "missing": [],
         "built": [],
     }
@@ -372,8 +374,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         return {**result, "changed": bool(pushed), "built": pushed}
     if params["state"] == "pruned":
         gone = manager.prune(check_mode)
-        diff = {"before": _lines(gone), "after": ""}
-        return {**result, "changed": bool(gone), "removed": gone, "diff": diff}
+        return {**result, "changed": bool(gone), "removed": gone, "diff": {"before": _lines(gone), "after": ""}}
     missing, unknown = manager.plan(), manager.notes.plan()
     changed = bool(missing or unknown)
     result["bootstraps"] = any(image.rootfs for image in manager.sources(missing))

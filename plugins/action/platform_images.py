@@ -40,13 +40,15 @@ class ActionModule(ActionBase):
         arguments["progress_file"] = f"{work}/progress-{secrets.token_hex(4)}"
 
         plan = self._plan(arguments, task_vars)
-        if plan.get("missing"):
+        if plan.get("missing") and not arguments.get("choice"):
+            choice = plan["choice"]
             Display().display(
-                f"  images from {plan['source']} ({plan['reason']}): {', '.join(plan['missing'])}"
+                f"  images from {choice['source']} ({choice['reason']}): {', '.join(plan['missing'])}"
             )
         if plan.get("failed") or not plan.get("changed") or self._task.check_mode:
             return {**result, **plan}
-        if plan.get("missing") and plan["source"] != "bundle":
+        arguments["choice"] = plan["choice"]
+        if plan.get("missing") and plan["choice"]["source"] != "bundle":
             copied = self._copy(contexts, arguments["contexts"], task_vars)
             if copied.get("failed"):
                 return {**result, **copied}

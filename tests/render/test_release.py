@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ GOLDEN = Path(__file__).parent / "golden"
 # A fixed place: paths are part of what is rendered.
 TARGET = Path("/tmp/n8n-platform-render")
 ENVIRONMENTS = ("local", "staging", "production")
+PROFILES = {"local": "standard", "staging": "small", "production": "standard", "large": "large"}
+# The profile and the Postgres that none of them has.
+OTHERS = {"large": ["platform_environment=large", "platform_profile=large", "platform_postgres_major=16"]}
 _HIGHER_SLOT = re.compile(r"(worker|runner|webhook|slot|token)[-_]([2-9]|[1-9]\d+)\b")
 
 
@@ -31,15 +35,17 @@ def run(argv: list[str]) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module", params=ENVIRONMENTS)
+@pytest.fixture(scope="module", params=PROFILES)
 def environment(request: pytest.FixtureRequest) -> str:
-    """An inventory's name, rendered below TARGET."""
+    """An inventory's name, rendered below TARGET; or a name of OTHERS, which change the local one."""
     name: str = request.param
+    inventory = "local" if name in OTHERS else name
     shutil.rmtree(TARGET / name, ignore_errors=True)
     playbook = str(Path(sys.executable).parent / "ansible-playbook")
     roots = [f"platform_root={TARGET}", f"platform_backup_root={TARGET / name / 'backups'}"]
-    variables = [*(part for root in roots for part in ("-e", root)), "-e", "@tests/render/images.yml"]
-    run([playbook, "-i", f"inventories/{name}", "tests/render/render.yml", *variables])
+    given = [*roots, *OTHERS.get(name, [])]
+    variables = [*(part for value in given for part in ("-e", value)), "-e", "@tests/render/images.yml"]
+    run([playbook, "-i", f"inventories/{inventory}", "tests/render/render.yml", *variables])
     return name
 
 
@@ -55,6 +61,7 @@ def shortened(file: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.parametrize("environment", ENVIRONMENTS, indirect=True)
 @pytest.mark.parametrize("file", ["compose.yaml", "stack.yaml"])
 def test_is_what_the_golden_file_says(environment: str, file: str) -> None:
     found = dump(shortened(release(environment, file)))
@@ -73,6 +80,47 @@ def test_slots_of_a_kind_are_alike(environment: str) -> None:
             first = services[name.replace(match[2], "1")]
             assert set(first) == set(service)
             assert first["deploy"] == service["deploy"]
+
+
+def test_there_are_as_many_slots_as_the_profile_says(environment: str) -> None:
+    services = yaml.safe_load(release(environment, "compose.yaml").read_text("utf-8"))["services"]
+    profiles = yaml.safe_load((ROOT / "group_vars/all/profiles.yml").read_text("utf-8"))["platform_profiles"]
+    profile = profiles[PROFILES[environment]]
+    found = Counter(re.sub(r"-\d+$", "", name) for name in services)
+    assert found["n8n-worker"] == found["n8n-runner"] == profile["workers"]
+    assert found["n8n-webhook"] == profile["webhooks"]
+
+
+def test_a_heap_leaves_room_in_its_container(environment: str) -> None:
+    """V8 has to collect, or to end, before the kernel kills."""
+    services = yaml.safe_load(release(environment, "compose.yaml").read_text("utf-8"))["services"]
+    heaps = {}
+    for name, service in services.items():
+        if found := re.search(
+            r"max-old-space-size=(\d+)|MAX_OLD_SPACE_SIZE=(\d+)",
+            "\n".join(f"{key}={value}" for key, value in service.get("environment", {}).items()),
+        ):
+            heaps[name] = int(found[1] or found[2])
+            limit = int(service["deploy"]["resources"]["limits"]["memory"].removesuffix("M"))
+            assert 128 <= heaps[name] <= 0.75 * limit, f"{name}: {heaps[name]} of {limit} MiB"
+    assert {name for name in services if name.startswith("n8n-")} == set(heaps)
+
+
+def test_postgres_16_knows_every_setting_and_method(environment: str) -> None:
+    """The list is of a 16's own `postgres --describe-config`."""
+    known = (ROOT / "tests/fixtures/postgres/settings-16.txt").read_text("utf-8").lower().split()
+    (folder,) = (TARGET / environment / "config/postgres-n8n").iterdir()
+    names = re.findall(r"^(\w+) = ", (folder / "postgresql.conf").read_text("utf-8"), re.MULTILINE)
+    assert len(names) > 40
+    assert set(names) <= set(known)
+    rules = [line.split() for line in (folder / "pg_hba.conf").read_text("utf-8").splitlines()]
+    rules = [rule for rule in rules if rule and rule[0] != "#"]
+    assert {(rule[0], rule[-1]) for rule in rules} == {
+        ("local", "peer"),
+        ("hostssl", "scram-sha-256"),
+        ("host", "reject"),
+    }
+    assert rules[-1] == ["host", "all", "all", "all", "reject"]
 
 
 @pytest.mark.usefixtures("engine")

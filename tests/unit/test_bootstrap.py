@@ -68,3 +68,83 @@ def test_a_checkout_below_mnt_is_refused(checkout: Path) -> None:
     done = bootstrap(checkout, "ID=debian\nVERSION_ID=12")
     assert done.returncode != 0
     assert "the checkout is at /mnt/c/n8n-platform" in done.stderr
+
+
+class Host:
+    """A host of its own for the script: what it finds in `/usr/bin` is made here; `log` has who called what."""
+
+    PYTHON = """#!/bin/sh
+case "$*" in
+    *realpath*) echo "$0" ;;
+    *version_info*) echo {version} ;;
+    "-m venv "*)
+        [ -e {there} ] || exit 1
+        for venv; do :; done
+        mkdir -p "$venv/bin"
+        printf '#!/bin/sh\\n' | tee "$venv/bin/python" > "$venv/bin/pip"
+        chmod +x "$venv/bin/python" "$venv/bin/pip" ;;
+esac
+"""
+
+    def __init__(self, checkout: Path, version: str, uid: int = 0) -> None:
+        self.checkout, self.programs, self.log = checkout, checkout / "usr/bin", checkout / "log"
+        self.there = checkout / "venv-package-is-there"
+        shutil.rmtree(checkout / ".venv")
+        self.programs.mkdir(parents=True)
+        self.program("python3", self.PYTHON.format(version=version, there=self.there))
+        self.program("id", f"#!/bin/sh\necho {uid}\n")
+        self.program("sudo", f'#!/bin/sh\necho "sudo $*" >> {self.log}\nexec "$@"\n')
+        self.apt(f'case "$*" in *-venv) touch {self.there} ;; esac')
+        script = checkout / "bin/bootstrap"
+        script.write_text(script.read_text().replace("/usr/bin/", f"{self.programs}/"))
+        self.log.touch()
+
+    def program(self, name: str, text: str) -> None:
+        (self.programs / name).write_text(text)
+        (self.programs / name).chmod(0o755)
+
+    def apt(self, commands: str) -> None:
+        self.program("apt-get", f'#!/bin/sh\necho "apt-get $*" >> {self.log}\n{commands}\n')
+
+    def bootstrap(self) -> subprocess.CompletedProcess[str]:
+        (self.checkout / "os-release").write_text("ID=debian\nVERSION_ID=13")
+        own = {"PLATFORM_OS_RELEASE": str(self.checkout / "os-release")}
+        return subprocess.run(
+            ["bash", self.checkout / "bin/bootstrap"],
+            env=os.environ | own | {"PATH": f"{self.programs}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.14"])
+def test_an_unsupported_python_is_refused_by_name(checkout: Path, version: str) -> None:
+    host = Host(checkout, version)
+    done = host.bootstrap()
+    assert done.returncode == 1
+    refusal = f"no usable Python; needed is one of 3.11 3.12 3.13, found: {host.programs}/python3 ({version})"
+    assert refusal in done.stderr
+    assert not (checkout / ".venv").exists()
+    assert host.log.read_text() == "", "nothing was installed"
+
+
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_a_missing_venv_package_is_installed_with_a_word(checkout: Path, uid: int) -> None:
+    host = Host(checkout, "3.13", uid)
+    done = host.bootstrap()
+    assert done.returncode == 0, done.stderr
+    said = f"{host.programs}/python3 lacks a working venv; installing the package python3.13-venv (as root)"
+    assert said in done.stderr
+    assert f"using {host.programs}/python3 (3.13)" in done.stderr
+    called = host.log.read_text()
+    assert "apt-get install -y -qq --no-install-recommends python3.13-venv\n" in called
+    assert ("sudo env " in called) == (uid != 0)
+
+
+def test_a_venv_package_that_cannot_be_had_is_named(checkout: Path) -> None:
+    host = Host(checkout, "3.12")
+    host.apt("exit 100")
+    done = host.bootstrap()
+    assert done.returncode == 1
+    assert f"found: {host.programs}/python3 (3.12, no working venv)" in done.stderr

@@ -6,10 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+import platform_images
 import pytest
 import yaml
 from ansible.module_utils.n8n_platform import (
     images,
+    images_build,
     images_bundle,
     images_clients,
     images_notes,
@@ -299,6 +301,7 @@ class FakeEngine:
         self.refs_there = set(has)
         self.problem = problem
         self.asked = []
+        self.there = True
 
     def missing(self, wanted):
         return [name for name, ref in wanted.items() if ref not in self.refs_there]
@@ -306,6 +309,9 @@ class FakeEngine:
     def registry_problem(self, ref):
         self.asked.append(ref)
         return self.problem
+
+    def free_gb(self):
+        return 100
 
 
 class TestSource:
@@ -351,6 +357,77 @@ class TestSource:
             self.choose("bundle", FakeEngine(), bundle=tmp_path / "none.tar").refs["redis"]
             == "n8n-platform/redis:1"
         )
+
+
+class TestChoiceOfARun:
+    """Tasks of one run hand on what was decided: nothing is decided again."""
+
+    def plan(self, tmp_path, monkeypatch, engine, **options):
+        monkeypatch.setattr(platform_images, "ImageEngine", lambda **_: engine)
+        given = {name: option.get("default") for name, option in platform_images.build_spec().items()}
+        entry = {"context": None, "digest": "d", "suite": None, "base": "", "args": {}, "rootfs": {}}
+        pull = {"image": "redis", "tag": "8", "digest": "sha256:" + "a" * 64}
+        own = {
+            "environment": "local",
+            "releases_root": "/releases",
+            "images": [{**entry, "name": "redis", "pull": {}}],
+            "upstream": [{**entry, "name": "redis", "pull": pull}],
+            "contexts": str(tmp_path),
+            "cache_root": str(tmp_path),
+            "suite": "trixie",
+            "refreshed": "2026-01-01",
+        }
+        return platform_images.run({**given, **own, **options}, check_mode=True)
+
+    def test_it_stays_when_the_registry_does_not_and_is_refused_there(self, tmp_path, monkeypatch):
+        engine = FakeEngine()
+        first = self.plan(tmp_path, monkeypatch, engine)
+        assert first["choice"] == {"source": "upstream", "reason": "a registry answers"}
+        engine.problem = "no route"
+        kept = first["ansible_facts"]["__container_images_choice"]
+        with pytest.raises(ImagesError, match="redis: redis:8@sha256:a+ cannot be pulled: no route"):
+            self.plan(tmp_path, monkeypatch, engine, choice=kept)
+        assert self.plan(tmp_path, monkeypatch, engine)["choice"]["source"] == "packages"
+
+    def test_packages_stay_when_a_registry_comes_back(self, tmp_path, monkeypatch):
+        engine = FakeEngine(problem="no route")
+        kept = self.plan(tmp_path, monkeypatch, engine)["ansible_facts"]["__container_images_choice"]
+        engine.problem = ""
+        assert self.plan(tmp_path, monkeypatch, engine, choice=kept)["choice"] == kept
+        assert kept == {"source": "packages", "reason": "no route"}
+
+    def test_what_was_guessed_without_an_engine_does_not_stay(self, tmp_path, monkeypatch):
+        engine = FakeEngine(problem="no engine")
+        engine.there = False
+        planned = self.plan(tmp_path, monkeypatch, engine)
+        assert planned["choice"]["source"] == "packages"
+        assert planned["ansible_facts"]["__container_images_choice"] == {}
+
+
+class TestWithoutAPackageSource:
+    BASE = Image("base", "base", "d0", rootfs={"suite": "trixie", "packages": ["curl"]})
+
+    def builder(self, tmp_path, **settings):
+        return images_build.Builder(
+            images_build.Settings(tmp_path, tmp_path, "2026-01-01", **settings), FakeEngine(), None
+        )
+
+    @pytest.fixture(autouse=True)
+    def sources(self, monkeypatch):
+        found = []
+        monkeypatch.setattr(images_build, "configured_entries", lambda _: found)
+        return found
+
+    def test_a_root_file_system_is_refused_before_it_is_begun(self, tmp_path, sources):
+        with pytest.raises(ImagesError, match="no Debian archive .*: set container_images_debian_mirror"):
+            self.builder(tmp_path).check([self.BASE])
+        self.builder(tmp_path, debian_mirror="http://m.example/debian").check([self.BASE])
+        sources.append({"uris": ["http://m.example/debian"], "suites": ["bookworm"], "components": ["main"]})
+        self.builder(tmp_path).check([self.BASE])
+
+    def test_what_is_pulled_or_built_on_it_needs_none(self, tmp_path):
+        pulled = Image("redis", pull="redis:8@sha256:aa")
+        self.builder(tmp_path).check([pulled, Image("app", "app", "d1", base="base")])
 
 
 class TestEngineThatIsNotThereYet:

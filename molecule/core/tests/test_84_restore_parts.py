@@ -6,112 +6,20 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import docker
-import platform_openbao
 import pytest
 import redis_restore
 from ansible.module_utils.n8n_platform import backup_manifest, openbao_setup, recovery_fetch
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine
-from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
+from ansible.module_utils.n8n_platform.openbao import StoreError
 from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
 from tests.support.deployment import Deployment
-
-UID = 2004
-CONFIG = """
-ui = false
-api_addr = "http://127.0.0.1:8200"
-cluster_addr = "https://127.0.0.1:8201"
-listener "unix" { address = "/run/openbao/api.sock" }
-listener "tcp" {
-  address = "127.0.0.1:8200"
-  cluster_address = "127.0.0.1:8201"
-  tls_disable = true
-}
-storage "raft" {
-  path = "/var/lib/openbao/GENERATION"
-  node_id = "openbao"
-  performance_multiplier = 1
-}
-seal "static" {
-  current_key_id = "1"
-  current_key = "file:///etc/openbao-seal/openbao.key"
-}
-"""
-POLICY = """
-path "kv/data/source/*" { capabilities = ["create", "read", "update"] }
-path "sys/storage/raft/snapshot" { capabilities = ["read"] }
-"""
-
-
-class Store:
-    """A server below `root`, run as role secrets runs it."""
-
-    def __init__(self, engine: docker.DockerClient, image: str, root: Path) -> None:
-        self.engine, self.image, self.root = engine, image, root
-        for name in ("data", "config", "run", "seal", "state"):
-            (root / name).mkdir(parents=True)
-            os.chown(root / name, UID, UID)
-
-    def run(self, state: str, backup: Path | None = None) -> list[str]:
-        """One state of the module, as the role asks for it."""
-        names = {"snapshot": "openbao.snap", "record": "openbao.json", "seal_key": "openbao.key"}
-        recovery = {name: str(backup / file) for name, file in names.items()} if backup else None
-        defaults = {name: option.get("default") for name, option in platform_openbao._STORE.items()}
-        own: dict[str, Any] = {
-            "environment": "source",
-            "address": f"unix://{self.root}/run/api.sock",
-            "store_file": str(self.root / "state/store.json"),
-            "record_file": str(self.root / "state/openbao.json"),
-            "seal_directory": str(self.root / "seal"),
-            "data_directory": str(self.root / "data"),
-            "owner": UID,
-            "policy": POLICY,
-            "edge_names": ["localhost"],
-        }
-        params = {"state": state, "store": defaults | own, "recovery": recovery}
-        manager = platform_openbao.Manager(params)
-        steps = manager.plan()
-        manager.apply(steps)
-        self.generation = manager.store.result.get("generation", getattr(self, "generation", 1))
-        return steps
-
-    @contextmanager
-    def serving(self) -> Iterator[BaoClient]:
-        text = CONFIG.replace("GENERATION", str(self.generation))
-        (self.root / "config/openbao.hcl").write_text(text)
-        mounts = {
-            "config": "/etc/openbao",
-            "seal": "/etc/openbao-seal",
-            "run": "/run/openbao",
-            "data": "/var/lib/openbao",
-        }
-        container = self.engine.containers.run(
-            self.image,
-            ["server", "-config=/etc/openbao"],
-            entrypoint="bao",
-            user=f"{UID}:{UID}",
-            network_mode="none",
-            detach=True,
-            volumes={str(self.root / name): {"bind": path, "mode": "rw"} for name, path in mounts.items()},
-        )
-        try:
-            client = BaoClient(f"unix://{self.root}/run/api.sock", timeout=60)
-            client.wait(60, ready=False)
-            yield client
-        finally:
-            container.remove(force=True)
-
-    def store(self) -> SecretStore:
-        return SecretStore.from_params(
-            {"store_file": str(self.root / "state/store.json"), "environment": "source"}
-        )
+from tests.support.secret_store import OwnStore
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +34,7 @@ def image(core: Deployment) -> Callable[[str], str]:
 def made(core: Deployment, image: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Snapshot, record and seal key of a store with one secret."""
     root = tmp_path_factory.mktemp("store")
-    source = Store(core.engine, image("openbao"), root / "source")
+    source = OwnStore(core.engine, image("openbao"), root / "source")
     source.run("prepared")
     backup = root / "backup"
     backup.mkdir()
@@ -142,7 +50,7 @@ def made(core: Deployment, image: Any, tmp_path_factory: pytest.TempPathFactory)
 def test_a_fresh_store_takes_the_sources_snapshot_and_keys(
     core: Deployment, image: Any, made: Path, tmp_path: Path
 ) -> None:
-    target = Store(core.engine, image("openbao"), tmp_path / "target")
+    target = OwnStore(core.engine, image("openbao"), tmp_path / "target")
     target.run("prepared", made)
     with target.serving():
         assert target.run("restored", made) == ["restore"]
@@ -158,7 +66,7 @@ def test_another_seal_key_and_a_damaged_snapshot_are_refused_and_nothing_is_kept
     wrong = tmp_path / "wrong"
     shutil.copytree(made, wrong)
     (wrong / "openbao.key").write_text(secrets.token_hex(32))
-    target = Store(core.engine, image("openbao"), tmp_path / "target")
+    target = OwnStore(core.engine, image("openbao"), tmp_path / "target")
     target.run("prepared", wrong)
     with target.serving(), pytest.raises(StoreError, match="is not the one that .* was sealed with"):
         target.run("restored", wrong)
@@ -175,7 +83,7 @@ def test_another_seal_key_and_a_damaged_snapshot_are_refused_and_nothing_is_kept
     content[len(content) // 2] ^= 1
     (wrong / "openbao.snap").write_bytes(content)
     with pytest.raises(StoreError, match="is damaged"):
-        Store(core.engine, image("openbao"), tmp_path / "third").run("prepared", wrong)
+        OwnStore(core.engine, image("openbao"), tmp_path / "third").run("prepared", wrong)
 
 
 FILL = """
