@@ -253,12 +253,20 @@ def test_one_flipped_byte_is_found_and_never_restored(lab: BackupLab, tmp_path: 
         assert done.returncode == Exit.DAMAGED, done.stdout
         for name in (flipped[0].parent.name, bundles[0].name, packs[-1].name[:8]):
             assert name in done.stdout, done.stdout
+        assert verified(lab) == "0"
         context = lab.service().context("full")
         recovery = Directory(tmp_path / "recovery")
         with pytest.raises(BackupError, match="restic restore"):
             fetch(recovery, Restic(context.definition, context.oneshots, read_only=True), manifest, 120)
         assert not recovery.staging.exists() and not recovery.done("fetched")
     assert lab.command("verify", "--full").returncode == 0
+    assert verified(lab) == "1"
+
+
+def verified(lab: BackupLab) -> str:
+    """The metric that tells whether the last verification found nothing."""
+    lines = (lab.state / "metrics/backup.prom").read_text().splitlines()
+    return next(line for line in lines if line.startswith("n8n_platform_backup_last_verified_ok{")).split()[-1]
 
 
 @contextmanager
