@@ -17,14 +17,11 @@ from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.restic import Restic
 from botocore.exceptions import ClientError
 
-from tests.support.backup_lab import BackupLab, built_images
+from tests.support.backup_lab import BackupLab
 from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
-from tests.support.engine import engine
 from tests.support.s3 import S3Store
 from tests.support.s3_faults import Fault, FaultProxy
-
-__all__ = ["engine"]
 
 START = datetime(2026, 3, 1, 1, 17, tzinfo=timezone.utc)
 COPY_SECONDS = 15
@@ -39,11 +36,6 @@ FAULTS = {
 # A smoke run takes one, another one each time.
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
 FAULT = random.Random(SEED).choice([*FAULTS])
-
-
-@pytest.fixture(scope="module")
-def images(engine: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return built_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -23,20 +23,12 @@ from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONES
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory, fetch
 from ansible.module_utils.n8n_platform.restic import Restic
 
-from tests.support.backup_lab import BackupLab, built_images
+from tests.support.backup_lab import BackupLab
 from tests.support.depth import smoke_and_full
-from tests.support.engine import engine
-
-__all__ = ["engine"]
 
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
 # A smoke run takes one, another one each time.
 PERCENT = random.Random(SEED).choice([10, 50, 90, 99])
-
-
-@pytest.fixture(scope="module")
-def images(engine: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return built_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
