@@ -1,8 +1,8 @@
-"""Makes restic's repositories, here and in the bucket, where there are none yet."""
+"""restic's repositories, here and in the bucket: made where there are none, unlocked after a run that ended badly."""
 
 from __future__ import annotations
 
-from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup import BackupError, Definition
 from ansible.module_utils.n8n_platform.backup_kinds import check_items
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine_run import OneShots
@@ -28,3 +28,17 @@ def make_missing(definition: Definition, oneshots: OneShots, dry_run: bool) -> l
             if not dry_run:
                 restic.initialise()
     return made
+
+
+def unlock(definition: Definition, oneshots: OneShots) -> list[str]:
+    """Takes away what a restic that was stopped has left, for the caller holds the platform's lock; what could not be
+    unlocked, in words."""
+    problems = []
+    for repository in definition.repositories:
+        try:
+            if repository == "s3":
+                Offsite(definition, oneshots).refuse_unreachable()
+            Restic(definition, oneshots, repository).unlock()
+        except BackupError as error:
+            problems.append(f"{repository}: {error}")
+    return problems

@@ -16,7 +16,7 @@ from ansible.module_utils.n8n_platform.backup_kinds import build
 from ansible.module_utils.n8n_platform.backup_lock import RESTORE, backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
-from ansible.module_utils.n8n_platform.backup_repositories import make_missing
+from ansible.module_utils.n8n_platform.backup_repositories import make_missing, unlock
 from ansible.module_utils.n8n_platform.backup_retention import due_type, missed
 from ansible.module_utils.n8n_platform.backup_run import Outcome, Run, empty, items_sizes
 from ansible.module_utils.n8n_platform.backup_state import Log, State
@@ -25,7 +25,6 @@ from ansible.module_utils.n8n_platform.backup_watch import watch
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.restic import Restic
 
 # Parts into which a verification cuts restic's data: one a day reads all of it in a week.
 VERIFY_PARTS = 7
@@ -225,18 +224,15 @@ class Service:
         return failure
 
     def _clean_up(self, context: Context, crashed: dict[str, Any] | None) -> None:
-        """What a killed run has left: containers, staging, locks in the repositories."""
+        """What a run that was killed, or stopped a step, has left: containers, staging, locks in the repositories."""
         left = context.oneshots.remove_left_over()
-        if not (crashed or left):
+        failed = (self.state.values.get("last_run") or {}).get("code")
+        if not (crashed or left or failed):
             return
-        self.log.write("cleaning up after a killed run", level="warning", former=crashed, containers=left)
+        self.log.write("cleaning up", level="warning", former=crashed, code=failed, containers=left)
         empty(self.definition.staging)
-        for repository in self.definition.repositories:
-            restic = Restic(self.definition, context.oneshots, repository)
-            try:
-                restic.unlock()
-            except BackupError as error:
-                self.log.write("unlock failed", level="warning", repository=repository, problem=str(error))
+        for problem in unlock(self.definition, context.oneshots):
+            self.log.write("unlock failed", level="warning", problem=problem)
 
     def _tell_of_missed_runs(self) -> None:
         """The run that comes after a gap says that there was one."""
