@@ -1,7 +1,8 @@
-"""Backups of one environment: run, prune, verify, info, list.
+"""Backups of one environment: run, prune, verify, watch, info, list.
 
 Exit codes: 0 done (or nothing due), 1 failed: no backup was made, 2 wrong use or definition, 3 the backup is complete
-here but not in the bucket, 4 something is damaged, 5 the newest backup or drill is too old, 6 backup made but old sets
+here but not in the bucket, 4 something is damaged, 5 the newest backup or drill is too old, or write-ahead log
+is not archived, 6 backup made but old sets
 not removed, 10 not enough space, 11 somebody else holds the lock, 12 a key is missing or wrong, 13 a restore is in
 progress, 130 interrupted.
 """
@@ -55,7 +56,7 @@ def _carry_out(definition: Definition, options: argparse.Namespace) -> Answer:
         return service.run(options.type)
     if options.command == "prune":
         return service.prune(options.dry_run)
-    return service.verify(options.full)
+    return service.watch() if options.command == "watch" else service.verify(options.full)
 
 
 def _shown(info: dict[str, Any], options: argparse.Namespace) -> Answer:
@@ -103,6 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     prune.add_argument("--dry-run", action="store_true", help="only list exactly what would go")
     check = commands.add_parser("verify", help="read back what was written, and judge its age")
     check.add_argument("--full", action="store_true", help="all data instead of a part of it")
+    commands.add_parser("watch", help="whether the write-ahead log gets into its repositories")
     info = commands.add_parser("info", help="sets, ages, window, last drill")
     info.add_argument("--json", action="store_true")
     commands.add_parser("list", help="all sets, newest first")

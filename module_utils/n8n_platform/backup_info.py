@@ -12,6 +12,7 @@ from ansible.module_utils.n8n_platform.backup import Definition
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_retention import missed
 from ansible.module_utils.n8n_platform.backup_state import State
+from ansible.module_utils.n8n_platform.backup_watch import in_words
 
 
 def describe(definition: Definition, now: datetime) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def describe(definition: Definition, now: datetime) -> dict[str, Any]:
         "environment": definition.environment,
         "sets": [_set(one, now) for one in reversed(sets)],
         "newest": {"run": newest.run, "age_seconds": _seconds(now - newest.started)} if newest else None,
-        "window": {"local": {"from": good[0].started.isoformat(), "to": now.isoformat()}} if good else {},
+        "window": window(state, good, now),
         "offsite": offsite(definition, good),
         "last_run": state.values.get("last_run"),
         "last_verified": state.values.get("verified"),
@@ -40,11 +41,27 @@ def summary(info: dict[str, Any], sets: int = 10) -> list[str]:
     good = [one for one in info["sets"] if one["good"]]
     age = f"{newest['run']}, {newest['age_seconds'] // 60} min old" if newest else "none"
     lines = [f"newest: {age}; {len(good)} good sets"]
-    lines += [f"window: {name}, from {window['from']}" for name, window in info["window"].items()]
+    for name, found in info["window"].items():
+        lines.append(f"window: {name}, from {found['from']} to {found['to']}")
+        lines += [f"  but not {in_words(gap)}" for gap in found["gaps"]]
     lines.append(f"off-site: {(off['newest'] or 'nothing yet') if off['state'] == 'off-site' else 'none'}")
     lines += [f"  {one['run']}  {one['type']:4}  {'+'.join(one['repositories'])}" for one in good[:sets]]
     lines += [f"warning: {text}" for text in info["warnings"] if not text.startswith("off-site")]
     return lines + [f"problem: {text}" for text in info["problems"]]
+
+
+def window(state: State, good: list[Set], now: datetime) -> dict[str, dict[str, Any]]:
+    """{repository: {from, to, gaps}}: the moments that can be restored, those in between whose write-ahead log is
+    missing, and an end where it has been missing ever since. What lies in the bucket the last pruning has counted."""
+    found = {}
+    starts = {"local": good[0].started.isoformat()} if good else {}
+    items = _archiving(state).get("items") or {}
+    for name, start in {**(state.values.get("window") or {}), **starts}.items():
+        holes = [gap for one in items.values() for gap in one["gaps"] if gap["repository"] == name]
+        ends = [gap["from"] or start for gap in holes if not gap["to"]]
+        gaps = [gap for gap in holes if gap["to"] > start]
+        found[name] = {"from": start, "to": min([now.isoformat(), *ends]), "gaps": gaps}
+    return found
 
 
 def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
@@ -58,11 +75,12 @@ def problems(definition: Definition, state: State, sets: list[Set], now: datetim
 
 
 def lateness(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
-    """Backups and drills that should have been by now."""
+    """Backups and drills that should have been by now, and write-ahead log that should be in its repositories."""
     maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
     since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
     found = [text] if (text := missed(now, sets, since, maximum)) else []
     drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
+    found += _archiving(state).get("problems") or []
     return found + (_drill(state, since, now, drill_days) if drill_days else [])
 
 
@@ -116,6 +134,10 @@ def _drill(state: State, since: datetime, now: datetime, days: float) -> list[st
     if age <= days:
         return []
     return [f"the last restore drill is {age:.1f} days old, backup_drill_maximum_age_days is {days:g}"]
+
+
+def _archiving(state: State) -> dict[str, Any]:
+    return state.values.get("archiving") or {}
 
 
 def _set(one: Set, now: datetime) -> dict[str, Any]:

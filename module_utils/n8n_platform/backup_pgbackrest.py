@@ -71,14 +71,16 @@ class PgBackRestItem:
                 artefacts.append(self._artefact(name, 0, error=str(error)))
         return artefacts
 
-    def verify(self, context: Context) -> list[str]:
-        """Reads and checks every file of every set and all WAL. What is wrong, one text each."""
+    def verify(self, context: Context, everything: bool = True) -> list[str]:
+        """Reads and checks every file of every set and all WAL, or those of the newest set. What is wrong, one text
+        each."""
         problems = []
         for name, repository in self.repositories(context).items():
             if repository.problem:
                 problems.append(f"{self.name}: {name}: {repository.problem}")
                 continue
-            problems += [f"{self.name}: {name}: {text}" for text in self._verify(context, name, repository)]
+            found = self._verify(context, name, repository, everything)
+            problems += [f"{self.name}: {name}: {text}" for text in found]
             problems += [
                 f"{self.name}: {name}: set {b.label} holds damaged pages"
                 for b in repository.backups
@@ -116,11 +118,9 @@ class PgBackRestItem:
         return [f"removed {path}, which a restore has replaced" for path in gone]
 
     def status(self, context: Context) -> dict[str, Any]:
-        """For info and metrics: {last_archived_wal, last_archived_seconds, failed_count, lag_seconds (age of the oldest
-        finished segment that is not archived), waiting (segments), waiting_bytes, waiting_limit_bytes (beyond it WAL is
-        dropped), wal_bytes, spool_bytes, segment_bytes, database_bytes, repositories: {name: {problem, sets, wal_min,
-        wal_max, wal_gaps}}}. Raises BackupError when the server does not answer."""
-        archiver = self.archiver(context)
+        """What archiving() says, and spool_bytes, repositories: {name: {problem, sets, wal_min, wal_max, wal_gaps}}.
+        Raises BackupError when the server does not answer."""
+        archiver = self.archiving(context)
         repositories = {}
         for name, found in self.repositories(context).items():
             repositories[name] = {
@@ -133,11 +133,18 @@ class PgBackRestItem:
         spool = self._inside(context)(["du", "-sb", _SPOOL], 60).stdout.split()
         return {
             **archiver,
-            "waiting_bytes": int(archiver["waiting"]) * int(archiver["segment_bytes"]),
-            "waiting_limit_bytes": self.waiting_limit_bytes,
             "spool_bytes": int(spool[0]) if spool else 0,
             "repositories": repositories,
         }
+
+    def archiving(self, context: Context) -> dict[str, Any]:
+        """For metrics, asks no repository: {last_archived_wal, last_archived_seconds, failed_count, lag_seconds (age of
+        the oldest finished segment that is not archived), up_seconds (the server's), waiting (segments), waiting_bytes,
+        waiting_limit_bytes (beyond it WAL is dropped), wal_bytes, segment_bytes, database_bytes}. Raises BackupError
+        when the server does not answer."""
+        found = self.archiver(context)
+        waiting = int(found["waiting"]) * int(found["segment_bytes"])
+        return {**found, "waiting_bytes": waiting, "waiting_limit_bytes": self.waiting_limit_bytes}
 
     def archiver(self, context: Context) -> dict[str, Any]:
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", ARCHIVER]
@@ -221,12 +228,15 @@ class PgBackRestItem:
         common = {"name": self.name, "kind": "pgbackrest", "stanza": self.stanza, "repository": repository}
         return {**common, "bytes": size, "details": {}, **more}
 
-    def _verify(self, context: Context, name: str, repository: Repository) -> list[str]:
+    def _verify(
+        self, context: Context, name: str, repository: Repository, everything: bool
+    ) -> list[str]:
         """`verify` reads sets and WAL, and ends well whatever it finds; of each file that says what there is, it and
         all other commands quietly take the copy when the file itself cannot be read."""
         option, seconds = f"--repo={pgbackrest.KEYS[name]}", context.limit("pgbackrest_verify")
+        newest = [] if everything or not repository.backups else [f"--set={repository.backups[-1].label}"]
         try:
-            said = self.client(context).call("verify", option, "--output=text", seconds=seconds)
+            said = self.client(context).call("verify", option, "--output=text", *newest, seconds=seconds)
         except PgBackRestError as error:
             return [str(error)]
         found = [" ".join(said.split())] if said.strip() else []

@@ -12,11 +12,11 @@ from typing import Any
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import lateness
-from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
-from ansible.module_utils.n8n_platform.backup_lock import backup_lock
+from ansible.module_utils.n8n_platform.backup_kinds import build
+from ansible.module_utils.n8n_platform.backup_lock import RESTORE, backup_lock
 from ansible.module_utils.n8n_platform.backup_notify import notify
-from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
+from ansible.module_utils.n8n_platform.backup_repositories import make_missing, unlock
 from ansible.module_utils.n8n_platform.backup_retention import due_type, missed
 from ansible.module_utils.n8n_platform.backup_run import Outcome, Run, empty, items_sizes
 from ansible.module_utils.n8n_platform.backup_state import Log, State
@@ -25,10 +25,10 @@ from ansible.module_utils.n8n_platform.backup_watch import watch
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.restic import Restic
 
-# Parts into which a verification cuts restic's data: one a week reads all of it in about two months.
-VERIFY_PARTS = 8
+# Parts into which a verification cuts restic's data: one a day reads all of it in a week.
+VERIFY_PARTS = 7
+_ENDANGERED = "point-in-time restore is in danger"
 
 
 @dataclass
@@ -99,7 +99,8 @@ class Service:
             started, context = time.monotonic(), self.context(owed)
             try:
                 self._clean_up(context, crashed)
-                self._watch(context)
+                if endangered := self._look(context):
+                    self._notify(_ENDANGERED, "; ".join(endangered))
                 run = Run(context)
                 try:
                     outcome = run.execute()
@@ -141,25 +142,19 @@ class Service:
                 self._notify("backup verification failed", "; ".join(found + late)[:1000])
             return Answer(code, found + late or ["nothing is damaged"], problems=found + late)
 
+    def watch(self) -> Answer:
+        """Whether the write-ahead log gets away: told once, and again by every run while it lasts. Needs no lock."""
+        if (self.definition.state_root / RESTORE).exists():
+            return Answer(lines=["something is being restored"])
+        before = self.state.values.get("archiving") or {"items": {}, "problems": []}
+        found = self._look(self.context("incr"), before["items"])
+        if found and not before["problems"]:
+            self._notify(_ENDANGERED, "; ".join(found))
+        return Answer(Exit.LATE if found else Exit.DONE, found or ["nothing waits"], problems=found)
+
     def initialise(self, dry_run: bool = False) -> list[str]:
         """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
-        made: list[str] = []
-        check_items(self.definition)
-        if dry_run and not (self.definition.root / "restic/config").exists():
-            # A first run: secrets and bucket may not be there yet, either.
-            return list(self.definition.repositories)
-        if not dry_run:
-            # Others pass through to what is theirs, but see nothing.
-            self.definition.root.mkdir(mode=0o711, parents=True, exist_ok=True)
-        for repository in self.definition.repositories:
-            oneshots = self.context("full").oneshots
-            if repository == "s3":
-                Offsite(self.definition, oneshots).refuse_unreachable()
-            restic = Restic(self.definition, oneshots, repository)
-            if not restic.exists():
-                made.append(repository)
-                if not dry_run:
-                    restic.initialise()
+        made = make_missing(self.definition, self.context("full").oneshots, dry_run)
         if not dry_run and "since" not in self.state.values:
             self.state.since(self.now)
             self._write_metrics()
@@ -177,6 +172,9 @@ class Service:
         self.state.update(
             success={**(self.state.values.get("success") or {}), **reached}, sizes=items_sizes(manifest)
         )
+        if self.state.values["archiving"]["problems"]:
+            # What this set has put right must not be called wrong until the next one.
+            self._look(context)
         code, lines = outcome.code, [f"{manifest['run']} ({manifest['type']}): {', '.join(reached)}"]
         if context.type != "incr" or crashed or failed_before:
             try:
@@ -209,12 +207,13 @@ class Service:
             for line in item.completed(context)
         ]
 
-    def _watch(self, context: Context) -> None:
-        facts, found = watch(context)
-        self.state.update(archive=facts)
+    def _look(self, context: Context, known: dict[str, Any] | None = None) -> list[str]:
+        facts, found = watch(context, known)
+        self.state.update(archiving={"items": facts, "problems": found})
+        self._write_metrics()
         if found:
             self.log.write("archive", level="error", problems=found)
-            self._notify("point-in-time restore is in danger", "; ".join(found))
+        return found
 
     def _failed(self, error: Exception, run_type: str, started: float) -> BackupError:
         failure = error if isinstance(error, BackupError) else BackupError(_words(error))
@@ -225,18 +224,15 @@ class Service:
         return failure
 
     def _clean_up(self, context: Context, crashed: dict[str, Any] | None) -> None:
-        """What a killed run has left: containers, staging, locks in the repositories."""
+        """What a run that was killed, or stopped a step, has left: containers, staging, locks in the repositories."""
         left = context.oneshots.remove_left_over()
-        if not (crashed or left):
+        failed = (self.state.values.get("last_run") or {}).get("code")
+        if not (crashed or left or failed):
             return
-        self.log.write("cleaning up after a killed run", level="warning", former=crashed, containers=left)
+        self.log.write("cleaning up", level="warning", former=crashed, code=failed, containers=left)
         empty(self.definition.staging)
-        for repository in self.definition.repositories:
-            restic = Restic(self.definition, context.oneshots, repository)
-            try:
-                restic.unlock()
-            except BackupError as error:
-                self.log.write("unlock failed", level="warning", repository=repository, problem=str(error))
+        for problem in unlock(self.definition, context.oneshots):
+            self.log.write("unlock failed", level="warning", problem=problem)
 
     def _tell_of_missed_runs(self) -> None:
         """The run that comes after a gap says that there was one."""

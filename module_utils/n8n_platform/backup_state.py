@@ -7,12 +7,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 from ansible.module_utils.n8n_platform.secrets import write_file
 
 STATE = "backup-state.json"
 LOG = "backup.log"
 METRICS = "metrics/backup.prom"
 _LOG_LIMIT = 5 << 20
+_PATIENCE_SECONDS = 30.0
 _PREFIX = "n8n_platform_backup"
 _ARCHIVE = {
     "lag_seconds": "Age of the oldest write-ahead log that is not archived.",
@@ -24,23 +26,28 @@ _ARCHIVE = {
 class State:
     """{since, last_run {run, type, started, finished, code, problem}, success {local, s3: {run, finished, bytes}},
     durations {step: seconds}, sizes {item: bytes}, verified {finished, ok, problems}, drill {finished, ok, ...},
-    archive {item: {lag_seconds, waiting_bytes, failed_count, gaps}}, required_bytes, free_bytes,
+    archiving {items, problems: what backup_watch.watch() found}, required_bytes, free_bytes,
     sets {repository: count}, window {repository: ISO 8601}, rotation}."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.path = root / STATE
+        self.values = self._read()
+
+    def _read(self) -> dict[str, Any]:
         try:
-            self.values: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             # Lost or damaged, it is made anew: sets are known by their manifests, not by this.
-            self.values = {}
+            return {}
+        return found
 
     def update(self, **values: Any) -> None:
-        """On disk when this returns."""
-        self.values |= values
+        """On disk when this returns, beside what others have written meanwhile."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_file(self.path, json.dumps(self.values, indent=1, sort_keys=True) + "\n", mode=0o600)
+        with file_lock(self.root / f".{STATE}.lock", _PATIENCE_SECONDS):
+            self.values = {**self._read(), **values}
+            write_file(self.path, json.dumps(self.values, indent=1, sort_keys=True) + "\n", mode=0o600)
 
     def since(self, now: datetime) -> datetime:
         """When backups were set up; from now on if nobody knows."""
@@ -111,7 +118,7 @@ def metrics(values: dict[str, Any], environment: str) -> str:
     gauge("item_size_bytes", "Size by item in the last run.", values.get("sizes") or {}, "item")
     gauge("required_bytes", "Forecast of the last run.", {"": values.get("required_bytes")})
     gauge("free_bytes", "Free bytes below the local repository.", {"": values.get("free_bytes")})
-    archive = values.get("archive") or {}
+    archive = (values.get("archiving") or {}).get("items") or {}
     for name, text in _ARCHIVE.items():
         gauge(f"archive_{name}", text, {item: facts[name] for item, facts in archive.items()}, "item")
     gaps = {item: len(facts["gaps"]) for item, facts in archive.items()}

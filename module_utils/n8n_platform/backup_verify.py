@@ -15,7 +15,7 @@ from ansible.module_utils.n8n_platform.restic import Restic
 
 def verify(context: Context, part: int, parts: int) -> list[str]:
     """Everything that is damaged, in words. Of restic's data the part `part` of `parts`, so that `parts` runs read all;
-    `parts` 1 reads everything."""
+    of the database's the newest set, and all of them with the last part. `parts` 1 reads everything."""
     definition = context.definition
     sets = manifests.local_sets(definition.runs)
     found = [f"local: {one.problem}" for one in sets if not one.good]
@@ -27,7 +27,7 @@ def verify(context: Context, part: int, parts: int) -> list[str]:
         if hasattr(item, "verify"):
             context.progress(f"verify {item.name}")
             try:
-                found += item.verify(context)
+                found += item.verify(context, part == parts)
             except BackupError as error:
                 found.append(f"{item.name}: {error}")
     return found

@@ -25,6 +25,7 @@ ARCHIVER = """SELECT json_build_object(
   'last_archived_seconds', extract(epoch FROM now() - last_archived_time),
   'lag_seconds', coalesce((SELECT extract(epoch FROM now() - min(modification)) FROM pg_ls_archive_statusdir()
      WHERE name LIKE '%.ready'), 0),
+  'up_seconds', extract(epoch FROM now() - pg_postmaster_start_time()),
   'waiting', (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'),
   'wal_bytes', (SELECT sum(size) FROM pg_ls_waldir()),
   'segment_bytes', (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_segment_size'),

@@ -1,11 +1,11 @@
 """Decides which scheduled commands of an environment are due, and runs them.
 
-Installed on the target and called once an hour (systemd timer or cron). What is due follows from the time of the last
-run, not from the clock alone: a missed run is made up for at the next call, and a change to or from daylight saving
-time neither skips nor doubles one.
+Installed on the target and called every other minute (systemd timer or cron). What is due follows from the time of the
+last run, not from the clock alone: a missed run is made up for at the next call, and a change to or from daylight
+saving time neither skips nor doubles one.
 
-Calendars (times are local to the environment's time zone): ``hourly``, ``daily HH:MM``, ``weekly mon HH:MM``,
-``monthly D HH:MM`` (D is 1 to 28).
+Calendars (times are local to the environment's time zone): ``every N minutes`` (N divides 60), ``hourly``,
+``daily HH:MM``, ``weekly mon HH:MM``, ``monthly D HH:MM`` (D is 1 to 28).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from zoneinfo import ZoneInfo
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _CALENDAR = re.compile(
-    r"^(?:(?P<hourly>hourly)|(?P<daily>daily)|weekly (?P<weekday>mon|tue|wed|thu|fri|sat|sun)"
-    r"|monthly (?P<day>[0-9]{1,2}))"
+    r"^(?:(?P<hourly>hourly|every (?P<minutes>[0-9]{1,2}) minutes)|(?P<daily>daily)"
+    r"|weekly (?P<weekday>mon|tue|wed|thu|fri|sat|sun)|monthly (?P<day>[0-9]{1,2}))"
     r"(?: (?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]))?$"
 )
 
@@ -39,11 +39,14 @@ def last_occurrence(now: datetime, calendar: str, zone: ZoneInfo) -> datetime:
     match = _CALENDAR.match(calendar)
     if not match or bool(match["hourly"]) == bool(match["hour"]):
         raise CalendarError(
-            f"calendar '{calendar}': expected hourly, daily HH:MM, weekly mon HH:MM or monthly D HH:MM"
+            f"calendar '{calendar}': expected every N minutes, hourly, daily HH:MM, weekly mon HH:MM or monthly D HH:MM"
         )
     now = now.astimezone(timezone.utc)
     if match["hourly"]:
-        return now.replace(minute=0, second=0, microsecond=0)
+        minutes = int(match["minutes"] or 60)
+        if not minutes or 60 % minutes:
+            raise CalendarError(f"calendar '{calendar}': the minutes have to divide an hour")
+        return now.replace(minute=now.minute - now.minute % minutes, second=0, microsecond=0)
     if match["day"] and not 1 <= int(match["day"]) <= 28:
         raise CalendarError(f"calendar '{calendar}': the day of a month is 1 to 28")
     at = time(int(match["hour"]), int(match["minute"]))

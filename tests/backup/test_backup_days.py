@@ -11,19 +11,15 @@ from typing import Any
 import pytest
 from ansible.module_utils.n8n_platform.backup import Exit
 
-from tests.support.backup_lab import BackupLab, built_images
-from tests.support.engine import engine
+from tests.support.backup_lab import BackupLab
 from tests.support.smtp import ADDRESS, LOGIN, PORT, MailServer, authority
-
-__all__ = ["engine"]
 
 # A Wednesday, 03:17 in Berlin.
 START = datetime(2026, 7, 1, 1, 17, tzinfo=timezone.utc)
 
 
 @pytest.fixture(scope="module")
-def lab(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackupLab]:
-    images = built_images(tmp_path_factory.mktemp("images"))
+def lab(images: dict[str, str]) -> Iterator[BackupLab]:
     with BackupLab(Path("/var/tmp/n8n-test-backup-days"), images, name="test-backup-days") as found:
         found.install()
         found.service(START).initialise()

@@ -22,11 +22,7 @@ from ansible.module_utils.n8n_platform.backup_s3 import S3, S3Error
 from ansible.module_utils.n8n_platform.engine import Engine, health
 from ansible.module_utils.n8n_platform.engine_run import OneShots, Result
 
-from tests.support.backup_lab import built_images
 from tests.support.deployment import ROOT, wait_until
-from tests.support.engine import engine
-
-__all__ = ["engine"]
 
 ENVIRONMENT = "test-storage"
 PROJECT = f"n8n-{ENVIRONMENT}"
@@ -59,11 +55,6 @@ def done(tag: str, *extra: str) -> str:
     result = play(tag, *extra)
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-1000:]
     return result.stdout
-
-
-@pytest.fixture(scope="module")
-def images(engine: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return built_images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 
-from tests.support.backup_lab import built_images
-from tests.support.engine import engine
 from tests.support.packages import program
 from tests.support.postgres_lab import ITEM, PostgresLab
-
-__all__ = ["engine"]
 
 FIRST = datetime(2026, 1, 5, 2, 0, tzinfo=UTC)
 
@@ -46,11 +42,11 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Clock:
 
 
 @pytest.fixture(scope="module")
-def lab(engine: object, clock: Clock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresLab]:
+def lab(images: dict[str, str], clock: Clock) -> Iterator[PostgresLab]:
     found = PostgresLab(
         Path("/var/tmp/n8n-test-pg-days"),
         "test-pg-days",
-        built_images(tmp_path_factory.mktemp("images")),
+        images,
         repository_mb=200,
         environment={
             "LD_PRELOAD": "/clock/libfaketime.so.1",

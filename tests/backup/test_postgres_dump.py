@@ -11,21 +11,16 @@ from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
 from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 
-from tests.support.backup_lab import built_images
 from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
-from tests.support.engine import engine
 from tests.support.postgres_lab import SERVICE, PostgresLab
-
-__all__ = ["engine"]
 
 KIND = PgDump({"name": "dump-n8n", "kind": "pg_dump", "service": SERVICE, "database": "n8n"})
 HASH = "SELECT md5(string_agg(id || filling, ',' ORDER BY id)) FROM rows"
 
 
 @pytest.fixture(scope="module")
-def lab(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresLab]:
-    images = built_images(tmp_path_factory.mktemp("images"))
+def lab(images: dict[str, str]) -> Iterator[PostgresLab]:
     found = PostgresLab(Path("/var/tmp/n8n-test-pg-dump"), "test-pg-dump", images)
     try:
         found.create()

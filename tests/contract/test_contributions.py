@@ -52,6 +52,8 @@ MERGED = {
     "secrets": "{{ __secrets_entries }}",
     "items": "{{ __backup_definition['items'] }}",
 }
+# Roles contribute these only where a variable says so.
+ON_DEMAND = {"certificates": "{{ __traefik_contribution.backup }}"}
 
 
 def play(*tasks: dict[str, Any]) -> dict[str, Any]:
@@ -71,9 +73,9 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (role / name).mkdir(parents=True)
         (role / name / "main.yml").write_text(yaml.safe_dump(content))
 
-    def write(name: str, content: Any) -> dict[str, Any]:
+    def write(name: str, content: Any, **variables: Any) -> dict[str, Any]:
         copy = {"dest": str(folder / f"{name}.json"), "content": "{{ content | to_json }}"}
-        return {"ansible.builtin.copy": copy, "vars": {"content": content}}
+        return {"ansible.builtin.copy": copy, "vars": {"content": content, **variables}}
 
     made_up = enter(ROLE, "main")
     book = [
@@ -89,6 +91,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             made_up,
             *(enter(name, "config", when=False) for name in ("traefik", "schedule", "secrets", "backup")),
             write("merged", MERGED),
+            write("demanded", ON_DEMAND, traefik_acme_enabled=True),
         ),
     ]
     (folder / "book.yml").write_text(yaml.safe_dump(book))
@@ -112,8 +115,8 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    results = [json.loads((folder / f"{name}.json").read_text()) for name in ("release", "merged")]
-    return {"tiers": results[0]["tiers"], "data": folder / "made-up", **results[1]}
+    results = [json.loads((folder / f"{name}.json").read_text()) for name in ("release", "merged", "demanded")]
+    return {"tiers": results[0]["tiers"], "data": folder / "made-up", **results[1], **results[2]}
 
 
 def test_compose_runs_its_service(merged: dict[str, Any]) -> None:
@@ -136,6 +139,11 @@ def test_its_secret_is_made(merged: dict[str, Any]) -> None:
 
 def test_its_job_is_scheduled(merged: dict[str, Any]) -> None:
     assert CONTRIBUTION["schedule"][0] in merged["jobs"]
+
+
+def test_certificates_of_a_public_authority_are_backed_up(merged: dict[str, Any]) -> None:
+    path = str(merged["data"] / "volumes/traefik-acme")
+    assert merged["certificates"] == [{"name": "traefik-acme", "kind": "directory", "path": path}]
 
 
 def test_it_is_backed_up(merged: dict[str, Any]) -> None:

@@ -116,6 +116,7 @@ class BackupLab:
             "retention": {"local_days": 7, "offsite_days": 30, "minimum_sets": 2},
             "bundle": {"recipients": [self.recipient], "destination": ""},
             "timeouts": {"default": 300},
+            "versions": {"n8n": "1.2.3", "postgres": "17"},
             **changes,
         }
 

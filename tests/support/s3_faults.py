@@ -18,7 +18,7 @@ _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}
 _ERROR = (
     '<?xml version="1.0" encoding="UTF-8"?><Error><Code>{0}</Code><Message>made by the test</Message></Error>'
 )
-_CODES = {403: "AccessDenied", 500: "InternalError", 503: "SlowDown"}
+_CODES = {403: "AccessDenied", 404: "NoSuchBucket", 500: "InternalError", 503: "SlowDown"}
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Fault:
     kind: `status` (that HTTP status), `error200` (an error in the body of a 200), `empty200`,
     `page200` (somebody else's page), `stall` (no answer for
     as long as the client waits), `reset` (of the connection in the middle of what the client sends), `reset_answer`
-    (in the middle of what it gets), `flip` (one byte of the answer's body is another).
+    (in the middle of what it gets), `flip` (one byte of the answer's body is another), `drip` (the body at 5 KB/s).
     """
 
     kind: str
@@ -84,6 +84,10 @@ class FaultProxy:
 
     def wait_for_end(self) -> None:
         self._over.wait()
+
+    def over(self, seconds: float) -> bool:
+        """Whether the proxy ends within that time."""
+        return self._over.wait(seconds)
 
     def forward(
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
@@ -194,6 +198,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content[: len(content) // 2])
         self.wfile.flush()
         self._cut()
+
+    def _drip(self, fault: Fault) -> None:
+        answer, content = self._forwarded()
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.end_headers()
+        self.close_connection = True
+        for start in range(0, len(content), 512):
+            if self.proxy.over(0.1):
+                return
+            self.wfile.write(content[start : start + 512])
+            self.wfile.flush()
 
     def _flip(self, fault: Fault) -> None:
         answer, content = self._forwarded()

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
+import botocore.auth
 import pytest
 from ansible.module_utils.n8n_platform.backup_s3 import S3, Limits, S3Error
 from ansible.module_utils.n8n_platform.engine import EngineError
@@ -287,11 +289,30 @@ class TestABadStore:
         with S3Process(tmp_path / "other", image="") as other:
             assert ask("list", ca_file=str(other.ca_file))["error"]["code"] == "Untrusted"
 
-    def test_one_that_drips_meets_the_limit_of_the_request(self, store, module, proxy):
-        proxy.fault = Fault("stall")
+    @pytest.mark.parametrize("kind", ["stall", "drip"])
+    def test_one_that_takes_its_time_meets_the_limit_of_the_request(
+        self, store, module, proxy, ask, file, tmp_path, kind
+    ):
+        assert ask("put", key="good", file=str(file))["ok"]
+        proxy.fault = Fault(kind)
         started = time.monotonic()
-        answer = store.ask(module, "list", endpoint=proxy.endpoint, read_timeout=60, attempts=5, timeout=2)
+        limits = {"read_timeout": 60, "attempts": 5, "timeout": 2}
+        back = {"key": "good", "file": str(tmp_path / "back")}
+        answer = store.ask(module, "get", endpoint=proxy.endpoint, **back, **limits)
         assert answer["error"]["code"] == "Timeout" and time.monotonic() - started < 4
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["content"]
+
+    @pytest.mark.parametrize("operation", ["put", "get", "list", "delete"])
+    def test_a_bucket_that_is_gone_is_no_empty_one(self, bad, file, tmp_path, operation):
+        answer = bad(operation, Fault("status", 404), **self.requests(file, tmp_path)[operation])
+        assert not answer["ok"] and answer["error"]["code"] in ("NoSuchBucket", "NotFound"), answer
+        assert not (tmp_path / "back").exists()
+
+    def test_a_clock_that_is_wrong_is_named(self, ask, monkeypatch):
+        late = botocore.auth.get_current_datetime() - timedelta(hours=1)
+        monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: late)
+        error = ask("list")["error"]
+        assert (error["code"], error["status"]) == ("RequestTimeTooSkewed", 403), error
 
 
 class Shots:

@@ -28,6 +28,8 @@ def at(text: str) -> datetime:
         ("2026-10-25T01:35", "2026-10-25T00:30", "daily 02:30", False),  # the second 02:30
         ("2026-06-10T10:05", "2026-06-10T09:59", "hourly", True),
         ("2026-06-10T10:55", "2026-06-10T10:05", "hourly", False),
+        ("2026-06-10T10:05", "2026-06-10T10:03", "every 2 minutes", True),
+        ("2026-06-10T10:05", "2026-06-10T10:04", "every 2 minutes", False),
         ("2026-06-14T10:00", "2026-06-07T10:00", "weekly sun 03:00", True),
         ("2026-06-13T10:00", "2026-06-07T10:00", "weekly sun 03:00", False),
         ("2026-07-01T10:00", "2026-06-01T10:00", "monthly 1 03:00", True),
@@ -55,7 +57,19 @@ def test_never_run_is_due() -> None:
 
 
 @pytest.mark.parametrize(
-    "calendar", ["", "daily", "daily 24:00", "hourly 10:00", "weekly 03:00", "monthly 31 02:00", "yearly"]
+    "calendar",
+    [
+        "",
+        "daily",
+        "daily 24:00",
+        "hourly 10:00",
+        "every 7 minutes",
+        "every 0 minutes",
+        "every 5 minutes 03:00",
+        "weekly 03:00",
+        "monthly 31 02:00",
+        "yearly",
+    ],
 )
 def test_a_wrong_calendar_is_refused_by_name(calendar: str) -> None:
     with pytest.raises(schedule.CalendarError, match="calendar"):
