@@ -8,12 +8,13 @@ import pytest
 
 from tests.support.deployment import Deployment
 from tests.support.n8n_rest import Editor
+from tests.support.off_site import OffSite
 from tests.support.smtp import authority
 
 
 @pytest.fixture(scope="session")
-def core(engine: object) -> Deployment:
-    authority()  # the inventory names its file
+def core(off_site: OffSite) -> Deployment:
+    authority()  # the inventory names its file, and those of off_site
     return Deployment(name="test-core", inventory=Path(__file__).parent.parent / "inventory", port_base=18440)
 
 
