@@ -11,8 +11,8 @@ short_description: Rehearse a restore and write down what came of it
 description:
   - C(marked) counts and hashes the workflows and the finished executions of the source, names the moment at which that
     was so, and waits until the write-ahead log of this moment is archived. Nothing of the source is changed.
-  - C(archived) only waits until the log of what has happened until now is archived. A source that does not serve is left,
-    and so is a server of which the repositories hold nothing, such as an empty one in the place of lost data.
+  - C(archived) only waits until the log of what has happened until now is archived. A source that does not serve is
+    left, and so is a server of which the repositories hold nothing, such as an empty one in the place of lost data.
   - C(compared) does the same in the copy, which was restored to that moment, before n8n starts there.
   - C(decrypted) lets n8n decrypt every credential of the copy. No credential is returned.
   - C(recorded) writes the outcome where metrics and C(verify) read it.

@@ -52,7 +52,7 @@ options:
     default: ""
   parts:
     description:
-      - What is restored into an environment that has data, C(databases) or names of the run's items; empty for everything.
+      - What is restored into an environment that has data, C(databases) or names of the run's items; empty for all.
       - A name that the run does not hold is refused.
     type: list
     elements: str

@@ -111,7 +111,7 @@ class OwnStore(StoreManager):
         return ["restore"]
 
     def _is_lost(self) -> bool:
-        """Whether a store that was set up has nothing any more: only its server knows, which starts on an empty folder."""
+        """Whether a store that was set up has nothing any more. Its server knows, which starts on an empty folder."""
         known = self.record.get("setup") or self.record.get("restored")
         return bool(known) and not self.client.wait(self.params["wait_seconds"], ready=False).initialized
 

@@ -142,9 +142,13 @@ class OffSite:
 
     def manifests(self, environment: str) -> list[str]:
         """Keys of the complete runs in the bucket."""
-        client = self.store.client()
-        found = client.list_objects_v2(Bucket=self.store.bucket, Prefix=f"{environment}/runs/")
-        return [item["Key"] for item in found.get("Contents", []) if item["Key"].endswith("/manifest.json")]
+        return sorted(key for key in self.objects(f"{environment}/runs") if key.endswith("/manifest.json"))
+
+    def objects(self, folder: str) -> set[str]:
+        """Keys of everything in the bucket below a folder."""
+        pages = self.store.client().get_paginator("list_objects_v2")
+        found = pages.paginate(Bucket=self.store.bucket, Prefix=f"{folder}/")
+        return {item["Key"] for page in found for item in page.get("Contents", [])}
 
     def lose(self, source: Deployment) -> Lost:
         """Backs `source` up, lets it work on, and kills its database between two moments of the archive."""

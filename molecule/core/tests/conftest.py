@@ -29,3 +29,12 @@ def busy_port() -> Iterator[int]:
     """A port that somebody else listens on."""
     with socket.create_server(("127.0.0.1", 22599)) as server:
         yield server.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def backup(core: Deployment, off_site: OffSite) -> Path:
+    """The folder of core's backups, with a set that is in the bucket, too. Any will do: the rest is in the log."""
+    if not off_site.manifests(core.name):
+        run = core.run("backup")
+        assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
+    return core.backup_root
