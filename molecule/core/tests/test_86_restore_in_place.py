@@ -117,6 +117,8 @@ def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Depl
     assert made.rc == 0, made.failures()
     assert former_data(core) == set(), "the next good backup removes what the last restore has replaced"
 
+    assert newest_run(backup) in succeeds(for_core(doc_block("status"), core))
+
     volumes = core.data_root / "volumes"
     core.containers()["postgres-n8n"].kill()
     for name in LOST:
