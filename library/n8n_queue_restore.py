@@ -152,7 +152,7 @@ def outdated(
 
 
 class Manager:
-    """Raises QueueError, EngineError, HttpError."""
+    """Raises QueueError, EngineError, HttpError, OSError."""
 
     def __init__(self, params: dict[str, Any], engine: Engine) -> None:
         self.params = params
@@ -221,7 +221,7 @@ def main() -> None:
     try:
         if steps and not module.check_mode:
             lost = manager.apply()
-    except (QueueError, EngineError, HttpError) as error:
+    except (QueueError, EngineError, HttpError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(steps), lost=lost)
 

@@ -11,7 +11,8 @@ short_description: Rehearse a restore and write down what came of it
 description:
   - C(marked) counts and hashes the workflows and the finished executions of the source, names the moment at which that
     was so, and waits until the write-ahead log of this moment is archived. Nothing of the source is changed.
-  - C(archived) only waits until the log of what has happened until now is archived; a source that does not run is left.
+  - C(archived) only waits until the log of what has happened until now is archived. A source that does not serve is
+    left, and so is a server of which the repositories hold nothing, such as an empty one in the place of lost data.
   - C(compared) does the same in the copy, which was restored to that moment, before n8n starts there.
   - C(decrypted) lets n8n decrypt every credential of the copy. No credential is returned.
   - C(recorded) writes the outcome where metrics and C(verify) read it.
@@ -176,9 +177,16 @@ class Manager:
 
     def _archive_running(self) -> dict[str, Any]:
         container = self.engine.service(self.params["project"], self.params["service"])
-        if container and container["State"]["Status"] == "running":
+        state = container["State"] if container else {}
+        if state.get("Health", {}).get("Status") == "healthy" and self._is_archived():
             self._archive()
         return {}
+
+    def _is_archived(self) -> bool:
+        """Whether the repositories are of this server, by the number that initdb gave it."""
+        found = json.loads(self._execute(self.params["service"], ["pgbackrest", "info", "--output=json"]))
+        known = {str(database["system-id"]) for stanza in found for database in stanza["db"]}
+        return self._sql("SELECT system_identifier FROM pg_control_system()") in known
 
     def _archive(self) -> None:
         segment = self._sql(_COMMIT).splitlines()[-1]

@@ -17,10 +17,11 @@ options:
     description:
       - C(chosen) chooses and judges, and writes nothing.
       - C(fetched) also restores the run's snapshot into O(directory).
-      - C(placed) puts the fetched directories where this environment has them.
+      - C(placed) puts the fetched directories where this environment has them; what was there is kept beside them.
+      - C(reverted) puts back what C(placed) has replaced, C(discarded) removes it.
       - C(finished) writes how long it took to O(reports), and removes O(directory) with the keys in it.
     type: str
-    choices: [chosen, fetched, placed, finished]
+    choices: [chosen, fetched, placed, reverted, discarded, finished]
     default: fetched
   definition:
     description: The source's C(backup.json) on the target. Not there, the one in O(directory)/keys is used.
@@ -49,6 +50,13 @@ options:
       - Another one than that of the restore begun in O(directory) is refused.
     type: str
     default: ""
+  parts:
+    description:
+      - What is restored into an environment that has data, C(databases) or names of the run's items; empty for all.
+      - A name that the run does not hold is refused.
+    type: list
+    elements: str
+    default: []
   backup_image:
     description: Image of the tools. C(fetched) only.
     type: str
@@ -120,6 +128,7 @@ passed_over:
 """
 
 import json
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -142,7 +151,10 @@ from ansible.module_utils.n8n_platform.recovery import (
 )
 from ansible.module_utils.n8n_platform.restic import Restic
 
-_STATES = ("chosen", "fetched", "placed", "finished")
+_STATES = ("chosen", "fetched", "placed", "reverted", "discarded", "finished")
+# Kinds of items that can be restored by their name, and the word for all databases.
+_PARTS = ("directory", "redis_rdb", "openbao_snapshot")
+_DATABASES = "databases"
 _DEFINITION = "backup.json"
 # A network that every engine has, for a bucket elsewhere.
 _ANY_NETWORK = "bridge"
@@ -157,6 +169,7 @@ def build_spec() -> dict[str, Any]:
         "source_environment": {"type": "str", "required": True},
         "repository": {"type": "str", "choices": ["local", "s3"], "default": "local"},
         **{name: {"type": "str", "default": ""} for name in texts},
+        "parts": {"type": "list", "elements": "str", "default": []},
         "reports": {"type": "path"},
     }
 
@@ -177,9 +190,11 @@ class Manager:
 
     def plan(self) -> list[str]:
         """What there is to do. Raises RecoveryError for what must not be restored."""
-        if self.params["state"] == "placed":
+        if self.params["state"] in ("placed", "reverted", "discarded"):
+            if not self.directory.run():
+                return []
             self.manifest = self.directory.manifest()
-            return [f"{source} -> {target}" for source, target in sorted(self._places().items())]
+            return [f"{self.params['state']} {target}" for _, target in self._open()]
         if self.params["state"] == "finished":
             self.manifest = self.directory.manifest()
             return [f"finish the restore of run {self.manifest['run']}"]
@@ -190,9 +205,9 @@ class Manager:
         return [f"fetch run {self.manifest['run']} from the {self.params['repository']} repository"]
 
     def apply(self, steps: list[str]) -> None:
-        if self.params["state"] == "placed":
-            for source, target in sorted(self._places().items()):
-                recovery_fetch.place(self.directory, source, target)
+        if self.params["state"] in ("placed", "reverted", "discarded"):
+            for name, target in self._open():
+                self._move(name, target)
         elif self.params["state"] == "finished":
             self.result = recovery_fetch.finish(self.directory, Path(self.params["reports"]), self.now)
         elif steps:
@@ -203,10 +218,26 @@ class Manager:
             restic = Restic(definition, oneshots, self.params["repository"], read_only=True)
             recovery_fetch.fetch(self.directory, restic, self.manifest, definition.limit("restore"))
 
-    def _places(self) -> dict[Path, Path]:
+    def _open(self) -> list[tuple[str, Path]]:
+        """The directories that are still to be moved, those around others first."""
         source = self._definition(self.directory.keys)
         roots = (Path(self.params[name]) for name in ("volumes_root", "data_root"))
-        return recovery_fetch.places(self.directory, source, *roots)
+        parts, done = self.params["parts"], self.directory.done
+        found = recovery_fetch.places(self.directory, source, *roots).items()
+        if self.params["state"] == "placed":
+            wanted = [pair for pair in found if pair[0] in (parts or [pair[0]])]
+            return sorted(pair for pair in wanted if not done(f"placed-{pair[0]}"))
+        return sorted(
+            pair for pair in found if done(f"kept-{pair[0]}") and recovery_fetch.former(pair[1]).exists()
+        )
+
+    def _move(self, name: str, target: Path) -> None:
+        if self.params["state"] == "placed":
+            recovery_fetch.place(self.directory, name, target)
+        elif self.params["state"] == "reverted":
+            recovery_fetch.put_back(self.directory, name, target)
+        else:
+            shutil.rmtree(recovery_fetch.former(target))
 
     def _is_fetched(self) -> bool:
         return self.directory.done("fetched") and self.directory.run() == self.manifest["run"]
@@ -225,6 +256,11 @@ class Manager:
         manifest, self.passed_over = choose(self._sets(), wanted)
         if found := problems(manifest, wanted, self._key_file()):
             raise RecoveryError(f"run {manifest['run']} cannot be restored here: {'; '.join(found)}")
+        held = [_DATABASES, *(item["name"] for item in manifest["items"] if item["kind"] in _PARTS)]
+        if unknown := [part for part in self.params["parts"] if part not in held]:
+            raise RecoveryError(
+                f"restore_parts: run {manifest['run']} holds no {', '.join(unknown)}, only {', '.join(held)}"
+            )
         return manifest
 
     def _key_file(self) -> Path:
@@ -286,8 +322,8 @@ def main() -> None:
         module.warn(f"passed over: {text}")
     module.exit_json(
         changed=bool(steps),
-        run=manager.manifest["run"],
-        finished=manager.manifest["finished"],
+        run=manager.manifest.get("run", ""),
+        finished=manager.manifest.get("finished", ""),
         manifest=manager.manifest,
         passed_over=manager.passed_over,
         **manager.result,

@@ -219,12 +219,13 @@ class Manager:
         return appended
 
     def _switch(self) -> None:
-        """What was there is gone only when the new one is in place."""
-        shutil.rmtree(self.former, ignore_errors=True)
+        """What was there is gone only when the new one is in place; a copy that was kept stays for the way back."""
+        replaced = self.volume.with_name(f"{self.volume.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
         if self.volume.exists():
-            self.volume.rename(self.former)
+            self.volume.rename(replaced)
         self.beside.rename(self.volume)
-        shutil.rmtree(self.former, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ __all__ = ["engine"]
 
 
 @pytest.fixture(scope="session")
-def off_site(engine: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OffSite]:
+def off_site(engine: object) -> Iterator[OffSite]:
     """Where backups go outside of every environment, and what is left when one is lost."""
-    with OffSite(tmp_path_factory.mktemp("off-site")) as place:
+    with OffSite() as place:
         yield place

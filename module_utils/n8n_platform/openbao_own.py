@@ -84,9 +84,10 @@ class OwnStore(StoreManager):
     def _plan_seal_key(self) -> list[str]:
         if not self.backup:
             return [] if self.seal_key.exists() else ["make seal key"]
-        self._refuse_other_store(self.backup)
-        self.backup.check()
         there = self.seal_key.exists() and self.seal_key.read_text(encoding="utf-8") == self.backup.key
+        if not there:
+            self._refuse_other_store(self.backup)
+        self.backup.check()
         return [] if there else ["take seal key"]
 
     def _refuse_other_store(self, backup: openbao_restore.StoreBackup) -> None:
@@ -100,13 +101,24 @@ class OwnStore(StoreManager):
         """Raises StoreError for a backup that is not whole, and where a store is set up already."""
         if not self.backup:
             raise StoreError("recovery: is needed to restore a store")
+        if self._is_lost():
+            self.backup.check()
+            return ["begin anew: the data of this store are gone", "restore"]
         self._refuse_other_store(self.backup)
         if self.record.get("restored") == self.backup.digest:
             return self.plan_store_file()
         self.backup.check()
         return ["restore"]
 
+    def _is_lost(self) -> bool:
+        """Whether a store that was set up has nothing any more. Its server knows, which starts on an empty folder."""
+        known = self.record.get("setup") or self.record.get("restored")
+        return bool(known) and not self.client.wait(self.params["wait_seconds"], ready=False).initialized
+
     def apply_restored(self, steps: list[str]) -> None:
+        if len(steps) == 2:
+            gone = dict.fromkeys(("setup", "restored", "recovery_key", "root_token"))
+            self.record.update(**gone, phase="new")
         if "restore" in steps and self.backup:
             source = self.backup.record()
             if not openbao_restore.takes_approle(self._store_of(source)):

@@ -111,7 +111,7 @@ def problems(manifest: dict[str, Any], wanted: Wanted, key_file: Path) -> list[s
             f"environment: the backup is of {manifest.get('environment')}, not of {wanted.environment}"
         )
     stated = (manifest.get("fingerprints") or {}).get(ENCRYPTION_KEY)
-    if stated != fingerprint(key_file.read_text(encoding="utf-8")):
+    if stated != fingerprint(key_file.read_text(encoding="utf-8").strip()):
         found.append(f"{ENCRYPTION_KEY}: the backup needs another key than the one in {key_file}")
     versions = manifest.get("versions") or {}
     theirs, ours = str(versions.get("postgres", "")), wanted.postgres

@@ -148,30 +148,41 @@ def check_files(manifest: dict[str, Any], staging: Path) -> None:
         raise RecoveryError(f"run {manifest['run']}: {', '.join(found)}", Exit.DAMAGED)
 
 
-def places(directory: Directory, source: Definition, volumes_root: Path, data_root: Path) -> dict[Path, Path]:
-    """Fetched directory -> where it belongs; those that are in place already are left out."""
-    found = {}
-    for item in directory.manifest()["items"]:
-        if item["kind"] == "directory" and not directory.done(f"placed-{item['name']}"):
-            target = target_of(item, source, volumes_root, data_root)
-            found[directory.directories / item["name"]] = target
-    return found
+def places(directory: Directory, source: Definition, volumes_root: Path, data_root: Path) -> dict[str, Path]:
+    """Name of each directory in the run -> where it belongs here."""
+    return {
+        item["name"]: target_of(item, source, volumes_root, data_root)
+        for item in directory.manifest()["items"]
+        if item["kind"] == "directory"
+    }
 
 
-def place(directory: Directory, fetched: Path, target: Path) -> None:
-    """Puts one directory in its place in one step; what was there is kept as `<name>.before-restore` until the end.
+def place(directory: Directory, name: str, target: Path) -> None:
+    """Puts one directory in its place in one step; what was there is kept, see `former`.
 
     A nested one (n8n-data/files) is part of the one around it, which comes first.
     """
+    fetched = directory.directories / name
     if fetched.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        before = target.with_name(f"{target.name}.before-restore")
         if target.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            target.rename(before)
+            shutil.rmtree(former(target), ignore_errors=True)
+            directory.mark(f"kept-{name}")
+            target.rename(former(target))
         _move(fetched, target)
-        shutil.rmtree(before, ignore_errors=True)
-    directory.mark(f"placed-{fetched.name}")
+    directory.mark(f"placed-{name}")
+
+
+def former(target: Path) -> Path:
+    """Where what a restore has replaced is kept until the next good backup."""
+    return target.with_name(f"{target.name}.before-restore")
+
+
+def put_back(directory: Directory, name: str, target: Path) -> None:
+    """What was there before `place`, from every step of it; a directory that was not there is left."""
+    if directory.done(f"kept-{name}") and former(target).exists():
+        shutil.rmtree(target, ignore_errors=True)
+        former(target).rename(target)
 
 
 def finish(directory: Directory, reports: Path, now: datetime) -> dict[str, Any]:

@@ -26,6 +26,14 @@ def test_a_test_runs_the_commands(name: str) -> None:
     assert any(f'doc_block("{name}")' in text_of(path) for path in tests)
 
 
+@pytest.mark.parametrize("page", ["backup", "restore", "disaster-recovery"])
+def test_every_command_of_a_runbook_is_one_that_a_test_runs(page: str) -> None:
+    """Nobody tries them before the day on which they have to work."""
+    text = text_of(ROOT / f"docs/{page}.md")
+    assert re.findall(r"^ *```[a-z]+ *$", text, re.MULTILINE) == []
+    assert BLOCK.search(text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in LINK.findall(text_of(page)) if not (page.parent / link).exists()] == []

@@ -209,23 +209,23 @@ class Deployment:
 
     def sql(self, query: str) -> list[list[str]]:
         """Rows of a query on n8n's database, as the superuser inside the container."""
-        container = self.containers()["postgres-n8n"]
-        psql = [
-            "psql",
-            "-h",
-            "/var/run/postgresql",
-            "-U",
-            "postgres",
-            "-d",
-            "n8n",
-            "-AtF",
-            "\x1f",
-            "-c",
-            query,
+        psql = ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c"]
+        return [
+            line.split("\x1f") for line in self.execute("postgres-n8n", [*psql, query]).splitlines()
         ]
-        code, output = Engine(timeout=300).execute(str(container.id), psql)
+
+    def redis(self, *command: str) -> str:
+        """The queue's answer to one command of the administrator."""
+        login = (
+            "REDISCLI_AUTH=$(cat /run/secrets/redis_queue_admin_password) exec redis-cli --user admin \"$@\""
+        )
+        return self.execute("redis-queue", ["sh", "-c", login, "sh", *command]).strip()
+
+    def execute(self, service: str, argv: list[str]) -> str:
+        """What a command inside a service's container says; it has to succeed."""
+        code, output = Engine(timeout=300).execute(str(self.containers()[service].id), argv)
         assert code == 0, output
-        return [line.split("\x1f") for line in output.splitlines()]
+        return output
 
     def smoke(self) -> tuple[int, dict[str, str]]:
         """Status and headers that the edge answers the platform's smoke workflow with."""

@@ -184,6 +184,20 @@ def test_a_store_that_is_set_up_is_never_replaced(tmp_path: Path, target: State)
     assert record(tmp_path) == before
 
 
+def test_a_store_whose_data_are_gone_takes_its_own_snapshot_as_often_as_needed(
+    tmp_path: Path, source: State, target: State
+) -> None:
+    start(tmp_path, target)
+    run(tmp_path, "restored")
+    for _ in range(2):
+        begin_anew(tmp_path, target, source)
+        target.seal_key = (tmp_path / "seal/openbao.key").read_text()
+        assert run(tmp_path, "prepared") == []
+        assert run(tmp_path, "restored")[-1] == "restore"
+        assert target.kv["local/n8n_encryption_key"] == [{"value": "the key"}]
+        assert (run(tmp_path, "configured"), run(tmp_path, "restored")) == ([], [])
+
+
 @pytest.mark.parametrize("event", range(1, 9))
 def test_killed_at_any_request_or_write_the_next_run_restores(
     tmp_path: Path, source: State, target: State, monkeypatch: pytest.MonkeyPatch, event: int

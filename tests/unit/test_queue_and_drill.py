@@ -149,6 +149,43 @@ def test_missing_rows_and_other_content_are_differences(answer: str, says: str) 
         drill(answer, reference=REFERENCE).apply("compared")
 
 
+class Server:
+    """Postgres and pgBackRest by the words that they are asked with; `asked` holds what was done."""
+
+    def __init__(self, health: str, system_id: str) -> None:
+        self.health, self.system_id = health, system_id
+        self.asked: list[str] = []
+
+    def service(self, project: str, service: str) -> dict[str, Any]:
+        return {"Id": service, "State": {"Status": "running", "Health": {"Status": self.health}}}
+
+    def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
+        if argv[0] == "pgbackrest":
+            return 0, json.dumps([{"db": [{"system-id": 17, "repo-key": 1}, {"system-id": 17, "repo-key": 2}]}])
+        self.asked.append(argv[-1])
+        answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A", "last_archived_wal": "t"}
+        return 0, next(answer for word, answer in answers.items() if word in argv[-1])
+
+
+@pytest.mark.parametrize(
+    ("health", "system_id", "waits"),
+    [
+        ("healthy", "17", True),
+        # An empty server in the place of lost data can archive nothing, and has nothing that is worth it.
+        ("healthy", "18", False),
+        ("starting", "17", False),
+        ("unhealthy", "17", False),
+    ],
+)
+def test_only_a_server_that_serves_and_is_of_the_repository_is_waited_for(
+    health: str, system_id: str, waits: bool
+) -> None:
+    server = Server(health, system_id)
+    params = {"project": "p", "service": "postgres-n8n", "timeout": 1}
+    platform_drill.Manager(params, server).apply("archived")  # type: ignore[arg-type]
+    assert any("pg_switch_wal" in query for query in server.asked) == waits
+
+
 def test_the_same_rows_are_none() -> None:
     assert drill('{"rows": 3, "hash": "7"}', reference=REFERENCE).apply("compared") == {}
 

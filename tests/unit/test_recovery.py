@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.n8n_platform import backup_manifest, recovery, recovery_fetch
 from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup_directory import Directory as BackupDirectory
 from ansible.module_utils.n8n_platform.backup_manifest import Set, seal
 from ansible.module_utils.n8n_platform.recovery import RecoveryError, Wanted, choose, parse_time, problems
 from ansible.module_utils.n8n_platform.secrets import fingerprint
@@ -102,6 +103,7 @@ def test_a_backup_that_fits_is_not(tmp_path: Path) -> None:
     (tmp_path / "key").write_text(KEY)
     older = {"n8n": "2.9.0", "postgres": "17.0"}
     assert problems(manifest(), WANTED, tmp_path / "key") == []
+    (tmp_path / "key").write_text(f"{KEY}\n")
     assert problems(manifest(versions=older), WANTED, tmp_path / "key") == []
 
 
@@ -189,12 +191,44 @@ def test_directories_get_to_their_place_in_one_step_and_once(
     (volumes / "n8n-home/old").write_text("old")
     fetch(directory, FakeRestic())
     places = recovery_fetch.places(directory, source(), volumes, tmp_path / "here")
-    assert places == {directory.directories / "n8n-home": volumes / "n8n-home"}
-    for fetched, target in places.items():
-        recovery_fetch.place(directory, fetched, target)
-    assert (volumes / "n8n-home/deep/file").read_text() == "content"
-    assert sorted(os.listdir(volumes)) == ["n8n-home"] and not (volumes / "n8n-home/old").exists()
-    assert recovery_fetch.places(directory, source(), volumes, tmp_path / "here") == {}
+    assert places == {"n8n-home": volumes / "n8n-home"}
+    for _ in range(2):
+        recovery_fetch.place(directory, "n8n-home", volumes / "n8n-home")
+        assert os.listdir(volumes / "n8n-home") == ["deep"] and directory.done("placed-n8n-home")
+        assert os.listdir(volumes / "n8n-home.before-restore") == ["old"]
+
+
+@pytest.mark.parametrize("killed_at", ["placed", "kept", "marked"])
+def test_what_was_there_can_be_put_back_from_every_step(
+    tmp_path: Path, directory: recovery_fetch.Directory, killed_at: str
+) -> None:
+    target = tmp_path / "volumes/n8n-home"
+    target.mkdir(parents=True)
+    (target / "old").write_text("old")
+    # Of a restore before this one, which must not be taken for what is there now.
+    recovery_fetch.former(target).mkdir()
+    fetch(directory, FakeRestic())
+    recovery_fetch.put_back(directory, "n8n-home", target)
+    assert os.listdir(target) == ["old"]
+    if killed_at == "placed":
+        recovery_fetch.place(directory, "n8n-home", target)
+        assert os.listdir(target) == ["deep"]
+    else:
+        recovery_fetch.former(target).rmdir()
+        directory.mark("kept-n8n-home")
+        if killed_at == "kept":
+            target.rename(recovery_fetch.former(target))
+    recovery_fetch.put_back(directory, "n8n-home", target)
+    assert os.listdir(target) == ["old"] and not recovery_fetch.former(target).exists()
+
+
+def test_what_a_restore_has_replaced_goes_with_the_next_good_set(tmp_path: Path) -> None:
+    target = tmp_path / "n8n-home"
+    item = BackupDirectory({"name": "n8n-home", "path": str(target)})
+    assert item.completed(None) == []  # type: ignore[arg-type]
+    recovery_fetch.former(target).mkdir()
+    (said,) = item.completed(None)  # type: ignore[arg-type]
+    assert "n8n-home.before-restore" in said and not recovery_fetch.former(target).exists()
 
 
 def test_a_kill_between_the_renames_is_made_good(tmp_path: Path, directory: recovery_fetch.Directory) -> None:
@@ -203,7 +237,7 @@ def test_a_kill_between_the_renames_is_made_good(tmp_path: Path, directory: reco
     target = tmp_path / "volumes/n8n-home"
     target.parent.mkdir()
     (directory.directories / "n8n-home").rename(target)
-    recovery_fetch.place(directory, directory.directories / "n8n-home", target)
+    recovery_fetch.place(directory, "n8n-home", target)
     assert (target / "deep/file").exists() and directory.done("placed-n8n-home")
 
 

@@ -4,7 +4,10 @@ import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from tests.support.deployment import Deployment, Run
+from tests.support.off_site import OffSite
 
 STRANGER = b'{"email":"stranger@example.org","firstName":"S","lastName":"T","password":"Str4ngerStr4nger"}'
 
@@ -41,14 +44,24 @@ class Strangers:
                 self.answers.update(pool.map(self._claim, range(100)))
 
 
-def test_first_start(core: Deployment) -> None:
+def test_first_start(core: Deployment, off_site: OffSite, monkeypatch: pytest.MonkeyPatch) -> None:
     core.destroy_left_over()
+    off_site.renew()
+    keys = off_site.keys
+    # The writing keys as .env.example has them, the pruning ones as variables.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.pop("object_storage_access_key_id"))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.pop("object_storage_secret_access_key"))
     with Strangers(core) as strangers:
-        run: Run = core.converge()
+        run: Run = core.converge(**keys)
     assert sum(strangers.answers.values()) >= 100
     granted = {answer for answer in strangers.answers if isinstance(answer, int) and answer < 400}
     assert not granted, strangers.answers
     assert run.rc == 0
+
+
+def test_the_bucket_s_keys_are_kept_and_needed_no_more(core: Deployment, off_site: OffSite) -> None:
+    kept = core.secret("host", "backup_s3_credentials")
+    assert all(value in kept for value in off_site.keys.values())
 
 
 def test_the_owner_is_ours(core: Deployment) -> None:

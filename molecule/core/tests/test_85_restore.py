@@ -1,36 +1,29 @@
-"""A drill, a restore in place to a moment, and one that is killed: on this environment, by the commands of the docs."""
+"""A drill from the bucket, what it is there to find, and what is refused: by the commands of the docs."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import signal
 import socket
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import platform_drill
+import platform_recovery
 import pytest
+from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
-from tests.support.deployment import ROOT, Deployment, wait_until
+from tests.support.deployment import Deployment
 from tests.support.docs import doc_block
 from tests.support.n8n_rest import Editor
+from tests.support.off_site import ADDRESS, PORT, OffSite
+from tests.support.restoring import INVENTORY, Polled, executions, for_core, killed, refused, succeeds
 
-INVENTORY = "../molecule/core/inventory"
 nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
-
-
-@pytest.fixture(scope="module")
-def backup(core: Deployment) -> Path:
-    """The folder of core's backups. Any set will do: what came after it is in the log."""
-    folder = core.backup_root
-    if not list(folder.glob("runs/*/manifest.json")):
-        run = core.run("backup")
-        assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -45,66 +38,8 @@ def canary(core: Deployment) -> None:
     Editor(core).rest("POST", "/credentials", body)
 
 
-def for_core(text: str, core: Deployment, **changes: str) -> str:
-    """A command of the docs for this environment."""
-    text = text.strip().replace("ENV=production", f"ENV={INVENTORY}")
-    text = text.replace("platform_confirm=production", f"platform_confirm={core.name}")
-    for old, new in changes.items():
-        text = text.replace(old, new)
-    return text
-
-
-def start(command: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["bash", "-euc", f"exec {command}"],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def succeeds(command: str) -> str:
-    process = start(command)
-    output, _ = process.communicate(timeout=1800)
-    assert process.returncode == 0, output[-6000:]
-    return output
-
-
-def killed(command: str, when: Callable[[], Any], what: str) -> None:
-    """Starts a command and kills it as soon as `when` is true."""
-    process = start(command)
-    try:
-        wait_until(lambda: when() or process.poll() is not None, what, 900, every=0.2)
-        assert process.poll() is None, process.communicate()[0][-6000:]
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-
-def refused(command: str) -> str:
-    process = start(command)
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode != 0
-    return output
-
-
-def executions(core: Deployment) -> set[str]:
-    return {row[0] for row in core.sql("SELECT id FROM execution_entity WHERE status = 'success'")}
-
-
-def now(core: Deployment) -> str:
-    """The database's clock, which a point in time is compared with."""
-    ((text,),) = core.sql(
-        "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-    )
-    return text
-
-
 def sets(folder: Path) -> dict[str, str]:
-    """Every file of the repositories but the archive of the source, which goes on, and its digest."""
+    """Every file of the local repositories but the archive of the source, which goes on, and its digest."""
     paths = [
         *(folder / "restic").rglob("*"),
         *(folder / "pgbackrest/backup").rglob("*"),
@@ -117,32 +52,10 @@ def sets(folder: Path) -> dict[str, str]:
     }
 
 
-class Polled(threading.Thread):
-    """Repeats `look` each `every` seconds while the block lasts; `failures` holds what it raised."""
-
-    def __init__(self, every: float) -> None:
-        super().__init__(daemon=True)
-        self.every = every
-        self.failures: list[str] = []
-        self._over = threading.Event()
-
-    def __enter__(self) -> Any:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self.join(60)
-
-    def run(self) -> None:
-        while not self._over.wait(self.every):
-            try:
-                self.look()
-            except Exception as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-
-    def look(self) -> None:
-        raise NotImplementedError
+def archived(folder: Path, off_site: OffSite, core: Deployment) -> set[str]:
+    """The local archive's files, and all of the bucket."""
+    local = {str(path.relative_to(folder)) for path in (folder / "pgbackrest/archive").rglob("*") if path.is_file()}
+    return local | off_site.objects(core.name)
 
 
 class Copy(Polled):
@@ -204,12 +117,13 @@ def reached(container: Any, targets: dict[str, tuple[str, int]]) -> set[str]:
 
 @pytest.fixture
 def outside(core: Deployment) -> Iterator[dict[str, tuple[str, int]]]:
-    """What n8n of the source reaches: its database, and a port of this machine."""
+    """What n8n of the source reaches: its database, a port of this machine, and a store on another network."""
     bridge = core.engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     networks = core.containers()["postgres-n8n"].attrs["NetworkSettings"]["Networks"]
     database = networks[f"{core.project}_data"]["IPAddress"]
     with socket.create_server((bridge, 0)) as server:
         targets = {"host": (bridge, server.getsockname()[1]), "database": (database, 5432)}
+        targets["store"] = (ADDRESS, PORT)
         assert reached(core.containers()["n8n-main"], targets) == set(targets)
         yield {**targets, "internet": ("1.1.1.1", 443)}
 
@@ -219,82 +133,90 @@ def drilled(core: Deployment) -> dict[str, Any]:
     return found
 
 
-def test_a_drill_restores_compares_decrypts_and_leaves_nothing(
+def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     core: Deployment,
     scratch: Deployment,
     backup: Path,
+    off_site: OffSite,
     canary: None,
     outside: dict[str, tuple[str, int]],
 ) -> None:
     assert core.smoke()[0] == 200
-    before, runs = sets(backup), core.fingerprint()
+    before, log, runs = sets(backup), archived(backup, off_site, core), core.fingerprint()
     with Copy(scratch, outside) as copy:
-        output = succeeds(for_core(doc_block("drill"), core))
+        output = succeeds(for_core(doc_block("drill"), core) + " ARGS='-e restore_from=s3'")
     assert core.fingerprint() == runs
     assert sets(backup) == before, "a drill writes nothing into the repositories"
+    written = archived(backup, off_site, core) - log
+    ((timeline,),) = core.sql("SELECT lpad(to_hex(timeline_id), 8, '0') FROM pg_control_checkpoint()")
+    assert written, "the source goes on archiving"
+    strange = {name for name in written if f"/{timeline.upper()}" not in name or "/archive/" not in name}
+    assert not strange, "only the source's own log is new in the archives"
     assert "sings" not in output
     drill = drilled(core)
     assert drill["ok"] is True and drill["seconds"] > 0 and drill["loss_seconds"] >= 0
-    assert "last_drill_ok" in (core.data_root / "state/metrics/backup.prom").read_text()
+    metrics = (core.data_root / "state/metrics/backup.prom").read_text()
+    assert f'last_drill_ok{{environment="{core.name}"}} 1\n' in metrics
     assert copy.networks and copy.open_networks == set(), "no n8n process of the copy has a way out"
     everybody = {"n8n-main": set(), "n8n-worker-1": set(), "n8n-webhook-1": set()}
     assert copy.reached == everybody, copy.failures
     assert copy.settings["archive_command"] in ("", "/bin/true"), "the copy archives nothing"
     assert copy.published <= {"Platform smoke test"}, "no trigger of the source fires in the copy"
     assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
+    assert not scratch.backup_root.exists()
 
 
-class Sender(Polled):
-    """Somebody who goes on calling a webhook."""
-
-    def __init__(self, core: Deployment) -> None:
-        super().__init__(0.5)
-        self.core = core
-        self.answers: list[tuple[int, str]] = []
-
-    def look(self) -> None:
-        status, headers = self.core.smoke()
-        self.answers.append((status, headers.get("retry-after", "")))
-
-
-def test_deleted_rows_are_back_senders_may_try_again_and_what_came_later_is_accounted_for(
-    core: Deployment, backup: Path
+def test_a_drill_would_find_other_content_a_missing_row_and_a_credential_that_does_not_open(
+    core: Deployment, canary: None
 ) -> None:
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
-    before = executions(core)
-    moment = now(core)
-    core.sql("DELETE FROM execution_entity")
-    assert executions(core) == set()
-    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": moment})
-    with Sender(core) as sender:
-        output = succeeds(command)
-    assert before <= executions(core), output[-2000:]
-    assert sender.failures == [], "the edge answers all the time"
-    assert {status for status, _ in sender.answers} == {200, 503}
-    assert all(retry.isdigit() for status, retry in sender.answers if status == 503)
-    assert core.smoke()[0] == 200
-    (report,) = sorted((backup / "restores").glob("*/lost-jobs.json"))[-1:]
-    lost = json.loads(report.read_text())
-    assert set(lost) == {"version", "created", "executions", "jobs"}
-    assert not (core.data_root / "state/restore.json").exists()
-    assert not (core.data_root / "state/recovery").exists()
-    verified = core.run("verify")
-    assert verified.rc == 0, verified.failures()
+    defaults = {name: option.get("default") for name, option in platform_drill.build_spec().items()}
+
+    def look(state: str, **params: Any) -> Any:
+        manager = platform_drill.Manager({**defaults, "project": core.project, **params}, Engine(timeout=300))
+        return manager.apply(state)
+
+    reference = look("marked")["reference"]
+    assert look("compared", reference=reference) == {}
+    table = reference["tables"]["workflow_entity"]
+    for change, says in (({"hash": "1"}, "but other content"), ({"rows": table["rows"] + 1}, "the source had")):
+        changed = {**reference, "tables": {**reference["tables"], "workflow_entity": {**table, **change}}}
+        with pytest.raises(platform_drill.DrillError, match=f"workflow_entity .*{says}"):
+            look("compared", reference=changed)
+    core.sql(
+        "INSERT INTO credentials_entity (id, name, type, data) VALUES ('garbage', 'Garbage', 'httpHeaderAuth', 'x')"
+    )
+    try:
+        with pytest.raises(platform_drill.DrillError, match="credentials could be decrypted"):
+            look("decrypted")
+    finally:
+        core.sql("DELETE FROM credentials_entity WHERE id = 'garbage'")
 
 
-@pytest.mark.full
-def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Deployment, backup: Path) -> None:
-    before = executions(core)
-    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
-    # Stopped for the switch: the moment at which most is open.
-    killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
-    status, headers = core.smoke()
-    assert status == 503 and headers["retry-after"].isdigit()
-    succeeds(for_core(doc_block("restore-back"), core))
-    assert before <= executions(core)
-    assert core.smoke()[0] == 200
-    assert not (core.data_root / "state/restore.json").exists()
+@pytest.mark.parametrize("kind", ["wrong", "truncated", "empty", "missing", "with a newline"])
+def test_a_key_that_is_not_the_backup_s_is_refused_before_anything_is_written(
+    core: Deployment, backup: Path, tmp_path: Path, kind: str
+) -> None:
+    source = json.loads((core.data_root / "state/backup.json").read_text())
+    key = core.secret("n8n-main", "n8n_encryption_key")
+    given = {"wrong": key[::-1], "truncated": key[:-1], "empty": "", "with a newline": f"{key}\n"}
+    if kind in given:
+        file = tmp_path / "secrets/n8n-main/n8n_encryption_key"
+        file.parent.mkdir(parents=True)
+        file.write_text(given[kind])
+    source["secrets_root"] = str(tmp_path / "secrets")
+    (tmp_path / "backup.json").write_text(json.dumps(source))
+    before = sorted(tmp_path.rglob("*"))
+    params = {name: option.get("default") for name, option in platform_recovery.build_spec().items()}
+    params |= {"source_environment": core.name, "definition": str(tmp_path / "backup.json")}
+    places = {"directory": "recovery", "volumes_root": "volumes", "data_root": "data"}
+    params |= {name: str(tmp_path / folder) for name, folder in places.items()}
+    manager = platform_recovery.Manager(params, Engine(), datetime.now(timezone.utc))
+    if kind == "with a newline":
+        assert manager.plan()
+    else:
+        with pytest.raises(RecoveryError, match="n8n_encryption_key: "):
+            manager.plan()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
@@ -302,6 +224,11 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
     [
         ("-e restore_target=in_place", "platform_confirm"),
         ("-e restore_time=2020-01-01T00:00:00Z", "before the end of the first backup"),
+        pytest.param(
+            "-e restore_target=in_place -e platform_confirm=test-core -e restore_parts=n8n-hom",
+            "holds no n8n-hom, only databases, ",
+            marks=pytest.mark.full,
+        ),
         pytest.param("-e restore_time=2026-11-22T10:00:00", "has no zone", marks=pytest.mark.full),
         pytest.param("-e restore_run=20200101T000000Z", "there is no run", marks=pytest.mark.full),
     ],
@@ -316,42 +243,12 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
     assert not (core.data_root / "state/restore.json").exists()
 
 
-def databases(core: Deployment) -> set[str]:
-    return {row[0] for row in core.sql("SELECT datname FROM pg_database WHERE NOT datistemplate")}
-
-
-@nightly
-def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
-    manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
-    run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
-    before = executions(core)
-    options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
-    command = f"make restore ENV={INVENTORY} ARGS='-e restore_target=in_place {options}'"
-    record = core.data_root / "state/recovery/dump-n8n.json"
-    switched = lambda: record.exists() and json.loads(record.read_text()).get("former")  # noqa: E731
-    killed(command, switched, "the databases to be switched")
-    assert "n8n_before_restore" in databases(core)
-    succeeds(for_core(doc_block("restore-back"), core))
-    assert databases(core) == {"n8n", "postgres"}
-    assert before <= executions(core)
-    assert core.smoke()[0] == 200
-
-    succeeds(command)
-    assert not before <= executions(core), "the dump is older than the last execution"
-    assert core.smoke()[0] == 200
-    assert databases(core) == {"n8n", "n8n_before_restore", "postgres"}
-
-
 @nightly
 def test_a_copy_from_the_bucket_goes_on_where_it_was_killed(
     core: Deployment, scratch: Deployment, backup: Path, outside: dict[str, tuple[str, int]]
 ) -> None:
-    if not json.loads((core.data_root / "state/backup.json").read_text()).get("s3"):
-        pytest.skip("this environment has no bucket")
     before, runs = sets(backup), core.fingerprint()
-    command = f"make restore ENV={INVENTORY} ARGS='-e restore_from=s3 %s'"
+    command = for_core(doc_block("restore-copy"), core) + " ARGS='-e restore_from=s3 %s'"
     fetched = scratch.data_root / "state/recovery/steps/fetched"
     try:
         killed(command % "", fetched.exists, "the files to be fetched")
@@ -361,6 +258,6 @@ def test_a_copy_from_the_bucket_goes_on_where_it_was_killed(
         assert reached(scratch.containers()["n8n-main"], outside) == set()
         assert executions(core) <= executions(scratch)
     finally:
-        succeeds(command % "-e restore_target=remove")
+        succeeds(for_core(doc_block("restore-remove"), core))
     assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
     assert (sets(backup), core.fingerprint()) == (before, runs)

@@ -1,6 +1,7 @@
 """destroy takes away what runs and never data, unless that is confirmed."""
 
 from tests.support.deployment import Deployment
+from tests.support.off_site import ARCHIVE_SECONDS, OffSite
 from tests.support.stream import NumberedStream
 
 
@@ -28,7 +29,11 @@ def test_destroying_data_needs_the_environments_name(core: Deployment) -> None:
     assert core.fingerprint() == before
 
 
-def test_destroy_with_data_leaves_nothing(core: Deployment) -> None:
+def test_lost_with_its_data_only_the_bucket_and_the_bundles_are_left(
+    core: Deployment, off_site: OffSite
+) -> None:
+    lost = off_site.lose(core)
+    assert lost.archived_seconds <= ARCHIVE_SECONDS, "a commit waits longer for the archive than may be lost"
     core.destroy()
     assert not core.containers(stopped=True)
     assert not core.data_root.exists()

@@ -199,12 +199,10 @@ class NestedHost(Deployment):
         code, output = self.machine.exec_run(["sh", "-c", command])
         return code, output.decode()
 
-    def sql(self, query: str) -> list[list[str]]:
-        container = f"{self.project}-postgres-n8n-1"
-        psql = ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c"]
-        code, output = self.machine.exec_run(["docker", "exec", container, *psql, query])
+    def execute(self, service: str, argv: list[str]) -> str:
+        code, output = self.machine.exec_run(["docker", "exec", f"{self.project}-{service}-1", *argv])
         assert code == 0, output.decode()
-        return [line.split("\x1f") for line in output.decode().splitlines()]
+        return str(output.decode())
 
     def secret(self, service: str, name: str) -> str:
         code, value = self.inside(f"cat {self.data_root}/secrets/{service}/{name}")
@@ -301,12 +299,13 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
 
 @pytest.fixture(scope="module")
 def lost(off_site: OffSite) -> Lost:
-    """An environment whose host is gone: core, small, made for this unless its own tests have lost it already."""
+    """An environment whose host is gone: core after its own tests, or a small one where they have not run."""
     if off_site.lost is None:
         authority()  # the inventory names its file
         core = Deployment("test-core", HERE.parent / "core/inventory", port_base=18440)
         core.destroy_left_over()
-        core.converge(**off_site.variables, platform_size=SMALL)
+        off_site.renew()
+        core.converge(**off_site.keys, platform_size=SMALL)
         off_site.lose(core)
         core.destroy()
     assert off_site.lost

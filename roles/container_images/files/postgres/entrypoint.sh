@@ -6,6 +6,7 @@ set -eu
 root=/var/lib/postgresql
 current=$root/current
 major=$POSTGRES_MAJOR
+archived=/var/lib/pgbackrest/backup/${PGBACKREST_STANZA:-none}/backup.info
 
 say() { echo "postgres-entrypoint: $*" >&2; }
 refuse() { say "refused: $*"; exit 78; }
@@ -40,7 +41,11 @@ flock -w 20 9 || refuse "another container runs on this volume"
 if [ ! -e "$current" ]; then
     found=$(cd "$root" && find . -mindepth 3 -maxdepth 3 -name PG_VERSION -not -path '*/.new.*' | sort | tr '\n' ' ')
     case $found in
-        "") initialise ;;
+        "")
+            # An empty server would be taken for the lost one until somebody looks for a workflow.
+            [ ! -e "$archived" ] || refuse "no data, but $archived says that there are backups of it: restore it (docs/restore.md)"
+            initialise
+            ;;
         # Killed between the rename and writing `current`.
         "./$major/1/PG_VERSION ") write_current "$major/1" ;;
         *) refuse "data found ($found) but no $current that names it" ;;

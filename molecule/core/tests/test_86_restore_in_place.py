@@ -1,0 +1,182 @@
+"""Restores in place: to a moment, of volumes that were lost, one that fails and one that is killed, as the docs say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import Deployment, wait_until
+from tests.support.docs import doc_block
+from tests.support.off_site import MARKED_KEY, MARKER, mark_volumes
+from tests.support.restoring import INVENTORY, Sender, executions, for_core, killed, now, refused, succeeds
+
+nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
+
+
+# What is promised for a database of 5 GB; this one is small.
+RESTORE_SECONDS = 10 * 60
+JOBS = ("bull:jobs:990001", "bull:jobs:990002")
+
+
+def newest_run(backup: Path) -> str:
+    return sorted(path.parent.name for path in backup.glob("runs/*/manifest.json"))[-1]
+
+
+def former_data(core: Deployment) -> set[str]:
+    """Generations of the database that are not in use."""
+    volume = core.data_root / "volumes/postgres-n8n"
+    current = (volume / "current").read_text().strip()
+    found = {str(path.relative_to(volume)) for path in volume.glob("[0-9]*/[0-9]*")}
+    assert current in found
+    return found - {current}
+
+
+@pytest.fixture
+def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str]]:
+    """Executions that somebody has deleted, the moment before that, and one of them that had waited without a job. The
+    queue holds JOBS: one for later, and one that nobody has taken yet."""
+    assert core.smoke()[0] == 200
+    wait_until(lambda: executions(core), "the execution to be saved")
+    ((workflow,),) = core.sql("SELECT id FROM workflow_entity WHERE name = 'Platform smoke test'")
+    waiting = core.sql(
+        'INSERT INTO execution_entity (finished, mode, status, "workflowId", "createdAt") '
+        f"VALUES (false, 'trigger', 'new', '{workflow}', now()) RETURNING id"
+    )[0][0]
+    for job, key, *score in (("990001", "delayed", "99999999999999"), ("990002", "paused")):
+        data = json.dumps({"executionId": f"7{job}", "workflowId": workflow})
+        core.redis("HSET", f"bull:jobs:{job}", "data", data)
+        core.redis("ZADD" if score else "LPUSH", f"bull:jobs:{key}", *score, job)
+    found, moment = executions(core), now(core)
+    core.sql("DELETE FROM execution_entity")
+    assert executions(core) == set()
+    yield found, moment, waiting
+    core.redis("DEL", "bull:jobs:delayed", "bull:jobs:paused", *JOBS)
+
+
+def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_what_came_later_is_accounted_for(
+    core: Deployment, backup: Path, deleted: tuple[set[str], str, str]
+) -> None:
+    before, moment, waiting = deleted
+    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": moment})
+    report = backup / "restores" / newest_run(backup) / "lost-jobs.json"
+
+    # After the switch, with the restored data in use, the report cannot be written: a folder has its name.
+    report.unlink(missing_ok=True)
+    report.mkdir(parents=True)
+    with Sender(core) as sender:
+        output = refused(command)
+    report.rmdir()
+    assert "Nothing was restored" in output and "lost-jobs.json" in output, output[-3000:]
+    assert before.isdisjoint(executions(core)), "the data from before are in use"
+    assert core.redis("EXISTS", *JOBS) == "2", "so is the queue"
+    assert core.smoke()[0] == 200
+    assert not (core.data_root / "state/restore.json").exists()
+    assert not (core.data_root / "state/recovery").exists()
+
+    with sender.again() as sender:
+        output = succeeds(command)
+    assert before <= executions(core), output[-2000:]
+    assert sender.failures == [], "the edge answers all the time"
+    assert {status for status, _ in sender.answers} == {200, 503}
+    assert all(retry.isdigit() for status, retry in sender.answers if status == 503)
+    assert core.smoke()[0] == 200
+    lost = json.loads(report.read_text())
+    assert waiting in {entry["execution"] for entry in lost["executions"]}
+    assert {"990001", "990002"} <= {entry["job"] for entry in lost["jobs"]}
+    assert core.redis("EXISTS", *JOBS, "bull:jobs:delayed", "bull:jobs:paused") == "0"
+    assert json.loads(report.with_name("report.json").read_text())["seconds"] <= RESTORE_SECONDS
+    assert former_data(core), "the data from before stay"
+    assert not (core.data_root / "state/restore.json").exists()
+    assert not (core.data_root / "state/recovery").exists()
+    verified = core.run("verify")
+    assert verified.rc == 0, verified.failures()
+
+
+LOST = ("n8n-home", "n8n-data", "n8n-scripts", "redis-queue", "openbao", "postgres-n8n")
+
+
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Deployment, backup: Path) -> None:
+    files, key = mark_volumes(core), secrets.token_hex(8)
+    core.redis("SET", MARKED_KEY, key)
+    assert core.smoke()[0] == 200
+    wait_until(lambda: executions(core), "the execution to be saved")
+    before = executions(core)
+    made = core.run("backup", backup_type="incr")
+    assert made.rc == 0, made.failures()
+    assert former_data(core) == set(), "the next good backup removes what the last restore has replaced"
+
+    assert newest_run(backup) in succeeds(for_core(doc_block("status"), core))
+
+    volumes = core.data_root / "volumes"
+    core.containers()["postgres-n8n"].kill()
+    for name in LOST:
+        empty(volumes / name)
+    server = core.containers(stopped=True)["postgres-n8n"]
+    server.restart()
+    wait_until(lambda: b"there are backups of it" in server.logs(tail=20), "an empty server to be refused")
+    assert not (volumes / "postgres-n8n/current").exists()
+
+    succeeds(for_core(doc_block("restore-lost"), core))
+    assert before <= executions(core)
+    for folder, digest in files.items():
+        path = volumes / folder / MARKER
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == digest, folder
+        assert path.stat().st_uid == 1000
+    assert core.redis("GET", MARKED_KEY) == key
+    assert core.smoke()[0] == 200
+    again = core.converge()
+    assert again.changed == 0, again.changed_tasks()
+
+
+@pytest.mark.full
+def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Deployment, backup: Path) -> None:
+    before = executions(core)
+    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
+    # Stopped for the switch: the moment at which most is open.
+    killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
+    status, headers = core.smoke()
+    assert status == 503 and headers["retry-after"].isdigit()
+    succeeds(for_core(doc_block("restore-back"), core))
+    assert before <= executions(core)
+    assert core.smoke()[0] == 200
+    assert not (core.data_root / "state/restore.json").exists()
+
+
+def databases(core: Deployment) -> set[str]:
+    return {row[0] for row in core.sql("SELECT datname FROM pg_database WHERE NOT datistemplate")}
+
+
+@nightly
+def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
+    manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
+    run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]
+    assert core.smoke()[0] == 200
+    wait_until(lambda: executions(core), "the execution to be saved")
+    before = executions(core)
+    options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
+    command = f"make restore ENV={INVENTORY} ARGS='-e restore_target=in_place {options}'"
+    record = core.data_root / "state/recovery/dump-n8n.json"
+    switched = lambda: record.exists() and json.loads(record.read_text()).get("former")  # noqa: E731
+    killed(command, switched, "the databases to be switched")
+    assert "n8n_before_restore" in databases(core)
+    succeeds(for_core(doc_block("restore-back"), core))
+    assert databases(core) == {"n8n", "postgres"}
+    assert before <= executions(core)
+    assert core.smoke()[0] == 200
+
+    succeeds(command)
+    assert not before <= executions(core), "the dump is older than the last execution"
+    assert core.smoke()[0] == 200
+    assert databases(core) == {"n8n", "n8n_before_restore", "postgres"}
