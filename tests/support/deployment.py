@@ -117,12 +117,15 @@ class Deployment:
         playbook: str,
         *,
         check: bool = False,
+        options: str = "",
         on_event: Callable[[dict[str, Any]], None] | None = None,
+        look: Callable[[Path], None] | None = None,
         **extra: Any,
     ) -> Run:
         """Runs playbooks/<playbook>.yml as an operator would; `extra` are `-e` variables.
 
-        on_event: sees each of ansible-runner's events as it happens.
+        options: more of ansible-playbook's own; on_event: sees each of ansible-runner's events as it happens; look:
+        sees the directory that ansible-runner has worked in, before it goes.
         """
 
         def handle(event: dict[str, Any]) -> bool:
@@ -137,7 +140,7 @@ class Deployment:
                 playbook=f"playbooks/{playbook}.yml",
                 inventory=str(self.inventory),
                 extravars=extra or None,
-                cmdline="--check" if check else None,
+                cmdline=" ".join(filter(None, ["--check" if check else "", options])) or None,
                 event_handler=handle,
                 envvars={
                     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
@@ -147,6 +150,8 @@ class Deployment:
                 },
                 quiet=True,
             )
+            if look:
+                look(Path(private))
             return Run(
                 status=runner.status,
                 rc=runner.rc,

@@ -86,7 +86,9 @@ class Session:
             raise Refused(error.code, error.read().decode(errors="replace")) from None
 
     @contextmanager
-    def workflow(self, *nodes: Node, trigger: Node | None = None) -> Iterator[dict[str, Any]]:
+    def workflow(
+        self, *nodes: Node, trigger: Node | None = None, **settings: Any
+    ) -> Iterator[dict[str, Any]]:
         """A chain of nodes behind a trigger (by default the editor's button), for as long as the block lasts."""
         chain = [trigger or node(TRIGGER, "manualTrigger"), *nodes]
         connections = {
@@ -97,7 +99,7 @@ class Session:
             "name": f"Test {uuid4().hex[:8]}",
             "nodes": [each | {"position": [200 * place, 0]} for place, each in enumerate(chain)],
             "connections": connections,
-            "settings": {"executionOrder": "v1"},
+            "settings": {"executionOrder": "v1", **settings},
         }
         workflow = self.rest("POST", "/workflows", body)
         try:
@@ -143,8 +145,14 @@ class Editor(Session):
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         ((email,),) = deployment.sql('SELECT email FROM "user" WHERE "roleSlug" = \'global:owner\'')
-        url = f"http://{address(deployment, 'n8n-main', 'edge')}:{PORT}"
-        super().__init__(url, email, deployment.secret("host", "n8n_owner_password"))
+        super().__init__(self._main(), email, deployment.secret("host", "n8n_owner_password"))
+
+    def follow(self) -> None:
+        """Main was made anew and may have another address; the session lives on."""
+        self._url = f"{self._main()}/rest"
+
+    def _main(self) -> str:
+        return f"http://{address(self.deployment, 'n8n-main', 'edge')}:{PORT}"
 
 
 class Execution:

@@ -1,53 +1,115 @@
 """Bad input is refused by the name of the variable before anything is changed."""
 
+from __future__ import annotations
+
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.deployment import Deployment
 
+# What one run can find together it lists together: variables -> what the message says.
 CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "an unknown variable": (
-        {"n8n_workers_concurency": 3},
-        ("n8n_workers_concurency", "n8n_workers_concurrency"),
+    "variables": (
+        {
+            "n8n_workers_concurency": 3,
+            "n8n_worker_concurrency": 3,
+            "platform_https_port": "https",
+            "container_images_source": "ftp",
+            "n8n_owner_email": "{{ no_such_thing }}",
+            "n8n_execution_timeout_seconds": 100000,
+        },
+        (
+            "n8n_workers_concurency: no role takes it; did you mean n8n_workers_concurrency?",
+            "n8n_worker_concurrency: has been renamed, use n8n_workers_concurrency",
+            "platform_https_port: ",
+            "container_images_source: ",
+            "n8n_owner_email: refers to something undefined",
+            "n8n_execution_timeout_seconds: 100000 is out of range, it must be at least 10 and at most 86400",
+        ),
     ),
-    "a wrong type": ({"platform_https_port": "https"}, ("platform_https_port",)),
-    "a wrong choice": ({"container_images_source": "ftp"}, ("container_images_source",)),
-    "a wrong environment to confirm": ({"platform_confirm": "production"}, ("platform_confirm", "test-core")),
-    "an undefined reference": ({"n8n_owner_email": "{{ no_such_thing }}"}, ("n8n_owner_email",)),
-    "an n8n variable that is mistyped": (
-        {"n8n_environment_extra": {"N8N_RUNNERS_MOD": "external"}},
-        ("N8N_RUNNERS_MOD", "N8N_RUNNERS_MODE"),
+    "the host": (
+        {
+            "platform_confirm": "production",
+            "platform_https_port": 22599,
+            "platform_preflight_disk_free_gb": 100000,
+            "platform_preflight_memory_reserve_mb": 10000000,
+        },
+        (
+            "platform_confirm: production is not this environment, which is test-core",
+            "platform_https_port: port 22599",
+            "platform_preflight_disk_free_gb",
+            "the host needs 10000000 MiB",
+            "choose a smaller platform_profile",
+        ),
     ),
-    "an n8n value that silently weakens": (
-        {"n8n_environment_extra": {"N8N_RUNNERS_MODE": "exteranl"}},
-        ("N8N_RUNNERS_MODE",),
+    "an unpinned image": ({"container_images_source": "upstream"}, ("has no digest (platform_versions.",)),
+    "n8n's own variables": (
+        {
+            "n8n_environment_extra": {
+                "N8N_RUNNERS_MOD": "external",
+                "N8N_RUNNERS_MODE": "exteranl",
+                "NODES_EXCLUDE": "[n8n-nodes-base.git",
+                "EXECUTIONS_DATA_PRUNE_MAX_AGE": "168",
+                "EXECUTIONS_DATA_SAVE_ON_SUCCESS": "true",
+            }
+        },
+        (
+            "N8N_RUNNERS_MOD: n8n 2.41.1 does not know it; did you mean N8N_RUNNERS_MODE?",
+            "N8N_RUNNERS_MODE: 'exteranl' is none of",
+            "NODES_EXCLUDE: the value must be a JSON list",
+            "EXECUTIONS_DATA_PRUNE_MAX_AGE: n8n has no use for it here; use EXECUTIONS_DATA_MAX_AGE",
+            "EXECUTIONS_DATA_SAVE_ON_SUCCESS: 'true' is none of all, none",
+        ),
     ),
-    "a malformed list of excluded nodes": (
-        {"n8n_environment_extra": {"NODES_EXCLUDE": "[n8n-nodes-base.git"}},
-        ("NODES_EXCLUDE",),
+    "a secret that only the operator has": (
+        {
+            "platform_object_storage": "external",
+            "platform_s3_endpoint": "https://s3.example.org",
+            "object_storage_access_key_id": "",
+            "object_storage_secret_access_key": "",
+        },
+        ("object_storage_access_key_id is not set",),
     ),
-    "a seed name that n8n does not know": (
-        {"n8n_environment_extra": {"EXECUTIONS_DATA_PRUNE_MAX_AGE": "168"}},
-        ("EXECUTIONS_DATA_PRUNE_MAX_AGE", "EXECUTIONS_DATA_MAX_AGE"),
-    ),
-    "saving that is neither all nor none": (
-        {"n8n_environment_extra": {"EXECUTIONS_DATA_SAVE_ON_SUCCESS": "true"}},
-        ("EXECUTIONS_DATA_SAVE_ON_SUCCESS",),
-    ),
-    "an unpinned image": ({"container_images_refs": {"n8n": "n8nio/n8n:latest"}}, ("container_images_refs",)),
-    "a port in use": ({"platform_https_port": 22599}, ("platform_https_port", "22599")),
 }
+
+
+def refused(core: Deployment, named: tuple[str, ...], **variables: Any) -> None:
+    before = core.fingerprint()
+    run = core.run("site", **variables)
+    message = "\n".join(run.failures())
+    assert run.rc != 0, "accepted"
+    assert [name for name in named if name not in message] == [], message or run.stdout[-2000:]
+    assert run.changed == 0, run.changed_tasks()
+    assert core.fingerprint() == before
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_refused_before_anything_changes(core: Deployment, case: str, busy_port: int) -> None:
     variables, named = CASES[case]
-    before = core.fingerprint()
-    run = core.run("site", **variables)
-    message = "\n".join(run.failures())
-    assert run.rc != 0, "accepted"
-    for name in named:
-        assert name in message, message or run.stdout[-2000:]
-    assert run.changed == 0, run.changed_tasks()
-    assert core.fingerprint() == before
+    refused(core, named, **variables)
+
+
+def test_another_encryption_key_for_existing_data_is_refused(core: Deployment, tmp_path: Path) -> None:
+    key = core.secret("n8n-main", "n8n_encryption_key")
+    other = tmp_path / "key"
+    other.write_text("another" * 5)
+    refused(
+        core,
+        ("secret n8n_encryption_key: n8n_encryption_key_import_file differs from the value in the store",),
+        n8n_encryption_key_import_file=str(other),
+    )
+    assert core.secret("n8n-main", "n8n_encryption_key") == key
+
+
+def test_data_that_was_written_with_another_key_is_refused(core: Deployment) -> None:
+    """The store has its key, but beside the data of Postgres it says that this is another one's."""
+    fingerprint = core.data_root / "volumes/postgres-n8n/encryption-key.fingerprint"
+    kept = fingerprint.read_text()
+    fingerprint.write_text("0" * len(kept))
+    try:
+        refused(core, ("secret n8n_encryption_key: the value in the store is not the one that the data",))
+        assert fingerprint.read_text() == "0" * len(kept)
+    finally:
+        fingerprint.write_text(kept)

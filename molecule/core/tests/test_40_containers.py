@@ -1,9 +1,11 @@
 """What every container may do: CIS Docker Benchmark section 5, read off `docker inspect`."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.deployment import Deployment
 
@@ -156,3 +158,57 @@ def test_a_runner_reaches_its_own_worker_only(inspected: dict[str, Inspected]) -
             assert [name.rpartition("_")[2] for name in container["NetworkSettings"]["Networks"]] == [
                 f"slot-{number}"
             ]
+
+
+def test_limits_are_those_of_the_release(core: Deployment, inspected: dict[str, Inspected]) -> None:
+    release = yaml.safe_load((core.data_root / "releases/current/compose.yaml").read_text(encoding="utf-8"))
+
+    def wanted(service: str) -> tuple[int, int, int]:
+        limits = release["services"][service]["deploy"]["resources"]["limits"]
+        mib = int(limits["memory"].removesuffix("M"))
+        return mib * 1024**2, round(float(limits["cpus"]) * 10**9), limits["pids"]
+
+    host = {service: container["HostConfig"] for service, container in inspected.items()}
+    found = {service: (h["Memory"], h["NanoCpus"], h["PidsLimit"]) for service, h in host.items()}
+    assert found == {service: wanted(service) for service in inspected}
+    # Main is what the profile standard says of it.
+    assert found["n8n-main"][:2] == (2048 * 1024**2, 2 * 10**9)
+
+
+def test_v8_collects_before_the_limit_kills(inspected: dict[str, Inspected]) -> None:
+    capped = 0
+    for service, container in inspected.items():
+        text = "\n".join(container["Config"]["Env"])
+        heap = re.search(r"(?:--max-old-space-size|N8N_RUNNERS_MAX_OLD_SPACE_SIZE)=(\d+)$", text, re.MULTILINE)
+        if service.startswith("n8n-"):
+            assert heap, f"{service} has no cap"
+            assert 200 <= int(heap[1]) < 0.9 * container["HostConfig"]["Memory"] / 1024**2, service
+            capped += 1
+    assert capped >= 7
+
+
+# What lies on the host, whose it is and who else may look: (owner and group, mode).
+VOLUMES = {
+    "n8n-home": (1000, 0o700),
+    "n8n-data": (1000, 0o750),
+    "n8n-data/exports": (1000, 0o750),
+    "n8n-data/files": (1000, 0o750),
+    "n8n-scripts": (1000, 0o755),
+    "n8n-events": (1000, 0o750),
+    "openbao": (2004, 0o700),
+    "openbao-audit": (2004, 0o700),
+    "postgres-n8n": (2001, 0o700),
+    "redis-cache": (2002, 0o700),
+    "redis-queue": (2002, 0o700),
+}
+
+
+def test_owners_and_modes_of_the_volumes(core: Deployment) -> None:
+    root = core.data_root / "volumes"
+    assert {path.name for path in root.iterdir()} == {name for name in VOLUMES if "/" not in name}
+    stats = {name: (root / name).stat() for name in VOLUMES}
+    assert {name: (s.st_uid, s.st_gid, s.st_mode & 0o7777) for name, s in stats.items()} == {
+        name: (owner, owner, mode) for name, (owner, mode) in VOLUMES.items()
+    }
+    # Nobody but root gets as far as a volume.
+    assert root.stat().st_mode & 0o777 == 0o700

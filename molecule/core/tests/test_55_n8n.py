@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.deployment import Deployment, wait_until
+from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.n8n_rest import (
     Editor,
     Execution,
@@ -94,6 +94,14 @@ def test_production_runs_are_saved_whether_good_or_bad(core: Deployment, editor:
     for run in (good, bad):
         assert events_of(core, run.id)["n8n.queue.job.enqueued"].startswith("webhook-")
         assert worker_of(core, run.id)
+
+
+def test_a_workflows_own_limit_ends_its_execution(editor: Editor) -> None:
+    endless = code("await new Promise((done) => setTimeout(done, 600000)); return [];")
+    with editor.workflow(endless, executionTimeout=3) as workflow:
+        run = editor.finished(editor.start(workflow), seconds=30)
+    assert run.status == "canceled"
+    assert "timed out" in run.error
 
 
 # --- pruning
@@ -190,6 +198,14 @@ def test_the_image_has_what_the_platform_promises(core: Deployment) -> None:
     assert int(execute(core, "n8n-main", "cat", "/etc/debian_version").split(".")[0]) >= 13
     assert container.image.attrs["Config"]["User"] == "1000:1000"
     assert container.image.attrs["Config"]["Healthcheck"]["Test"]
+
+
+def test_the_list_of_variables_is_what_the_installed_n8n_reads(core: Deployment) -> None:
+    """The script reads the package in the running container; the committed list is what it makes of it."""
+    script = (ROOT / "bin/n8n-environment").read_text(encoding="utf-8")
+    made = json.loads(execute(core, "n8n-main", "python3", "-c", script, "/usr/local/lib/n8n/node_modules"))
+    committed = ROOT / f"roles/n8n/files/environment-{made['version']}.json"
+    assert made == json.loads(committed.read_text(encoding="utf-8"))
 
 
 # --- metrics

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.support.deployment import Deployment, wait_until
+from tests.support.depth import smoke_and_full
 from tests.support.n8n_rest import Editor, code, worker_of
 
 READY = "http://127.0.0.1:5678/healthz/readiness"
@@ -24,7 +25,7 @@ def returned(mib: int) -> str:
     return f"return [{{json: {{text: 'x'.repeat({mib} * 1024 * 1024)}}}}];"
 
 
-@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("kind", smoke_and_full(["objects"], ["buffers", "output"]))
 def test_endless_allocation_fails_its_own_execution_only(core: Deployment, editor: Editor, kind: str) -> None:
     """The runner may die of it and comes back; the other slot does not notice, the worker stays."""
     before = core.fingerprint()
@@ -50,7 +51,7 @@ def test_endless_allocation_fails_its_own_execution_only(core: Deployment, edito
     assert killed <= {f"n8n-runner-{slot}"}
 
 
-@pytest.mark.parametrize("mib", [33, 60, 140])
+@pytest.mark.parametrize("mib", smoke_and_full([60], [33, 140]))
 def test_too_large_a_result_fails_its_own_execution_only(core: Deployment, editor: Editor, mib: int) -> None:
     """Not even the Code nodes that its own runner executes at the same time notice."""
     before = core.fingerprint()

@@ -1,0 +1,71 @@
+"""Who gets into PostgreSQL over the network, and with which settings it runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.support.deployment import Deployment
+from tests.support.n8n_rest import execute
+
+# First words of the protocol, from a neighbour that holds the application's network: what the server answers with.
+KNOCK = """
+import json, socket, ssl, struct, sys
+
+def knock(user, encrypted):
+    link = socket.create_connection(("postgres-n8n", 5432), 5)
+    if encrypted:
+        link.sendall(struct.pack("!ii", 8, 80877103))
+        assert link.recv(1) == b"S", "the server speaks no TLS"
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        link = context.wrap_socket(link)
+    parameters = f"user\\0{user}\\0database\\0n8n\\0\\0".encode()
+    link.sendall(struct.pack("!ii", 8 + len(parameters), 196608) + parameters)
+    return link.recv(4096).decode(errors="replace")
+
+asked = [("n8n", True), ("n8n", False), ("postgres", True), ("postgres", False), ("n8n_owner", True)]
+print(json.dumps([knock(*each) for each in asked]))
+"""
+
+
+def test_nobody_gets_in_without_tls_or_as_the_superuser(core: Deployment) -> None:
+    answers = json.loads(execute(core, "n8n-worker-1", "python3", "-c", KNOCK))
+    application, *others = answers
+    assert application.startswith("R") and "SCRAM-SHA-256" in application, "asked for a password, hashed"
+    for answer in others:
+        assert answer.startswith("E"), answer
+        assert re.search("pg_hba.conf rejects connection|no pg_hba.conf entry", answer), answer
+
+
+def test_passwords_are_kept_as_scram_only(core: Deployment) -> None:
+    kept = dict(core.sql("SELECT rolname, left(rolpassword, 14) FROM pg_authid WHERE rolpassword IS NOT NULL"))
+    assert set(kept.values()) == {"SCRAM-SHA-256$"}, kept
+    assert "n8n" in kept
+
+
+UNITS = {"kB": 1, "MB": 1024, "GB": 1024**2, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000}
+
+
+def plain(value: str) -> str:
+    """A size or a time without its unit, so that 1024MB and 1GB are equal."""
+    quantity = re.fullmatch(r"(\d+)(kB|MB|GB|ms|s|min|h)", value)
+    return str(int(quantity[1]) * UNITS[quantity[2]]) if quantity else value
+
+
+def test_it_runs_with_the_settings_that_were_rendered(core: Deployment) -> None:
+    rendered = core.data_root / "config/postgres-n8n"
+    (mounted,) = (
+        mount["Source"]
+        for mount in core.containers()["postgres-n8n"].attrs["Mounts"]
+        if mount["Source"].startswith(str(rendered))
+    )
+    text = (Path(mounted) / "postgresql.conf").read_text()
+    found = re.findall(r"^(\w+) = '(.*)'$", text, re.MULTILINE)
+    wanted = {name: value.replace("''", "'") for name, value in found}
+    shown = dict(core.sql("SELECT lower(name), current_setting(name) FROM pg_settings"))
+    different = {n: (value, shown[n]) for n, value in wanted.items() if plain(value) != plain(shown[n])}
+    assert different == {}
+    assert {"shared_buffers", "work_mem", "max_connections", "archive_mode", "timezone"} <= set(wanted)
+    assert (wanted["default_toast_compression"], wanted["password_encryption"]) == ("lz4", "scram-sha-256")
