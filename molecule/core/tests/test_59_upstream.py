@@ -69,17 +69,17 @@ def nothing_is_left(engine: docker.DockerClient) -> Iterator[None]:
 
 
 def tagged(engine: docker.DockerClient) -> list[str]:
-    """References of the test's images, and names of the registry's that were left beside them."""
-    tags = [tag for image in engine.images.list() for tag in image.tags]
-    return sorted(tag for tag in tags if f"/{PREFIX}" in tag or tag.startswith("127.0.0.1:"))
+    """References of the test's images, and names that they were pulled by and should have lost."""
+    found = [name for image in engine.images.list() for name in (*image.tags, *image.attrs["RepoDigests"])]
+    return sorted(name for name in found if f"/{PREFIX}" in name or name.startswith("127.0.0.1:"))
 
 
-def upstream(digests: dict[str, str], **changes: dict[str, str]) -> list[dict[str, Any]]:
+def upstream(digests: dict[str, str], host: str = "", **changes: dict[str, str]) -> list[dict[str, Any]]:
     """The images as the role lists them; `changes`: what is different in the `pull` of one."""
     listed = []
     for name, reference in UPSTREAM.items():
         image, _, tag = reference.partition(":")
-        pull = {"image": image, "tag": tag, "digest": digests[name], **changes.get(name, {})}
+        pull = {"image": host + image, "tag": tag, "digest": digests[name], **changes.get(name, {})}
         listed.append({"name": PREFIX + name, "pull": pull})
     return listed
 
@@ -193,7 +193,6 @@ class Deciding:
         self.core, self.folder = core, folder
         self.variables = {
             "container_images_source": "auto",
-            "container_images_registry": Registry.address,
             "platform_cache_root": str(folder / "cache"),
             "platform_releases_root": str(folder / "releases"),
             "planned": str(folder / "planned"),
@@ -202,7 +201,7 @@ class Deciding:
             "__container_images_packages": [{"name": f"{PREFIX}redis", "context": "base-upstream"}],
             "__container_images_older_base": [],
             "__container_images_ours": [],
-            "__container_images_upstream": upstream(digests),
+            "__container_images_upstream": upstream(digests, f"{Registry.address}/"),
         }
 
     def run(self, meanwhile: Callable[[], None]) -> Run:
