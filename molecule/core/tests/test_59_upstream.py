@@ -16,7 +16,7 @@ import platform_images
 import pytest
 from ansible.module_utils.n8n_platform.images import ImagesError
 
-from tests.support.deployment import Deployment, Run, wait_until
+from tests.support.deployment import Deployment, wait_until
 from tests.support.registry import Registry
 from tests.support.small_images import archive
 
@@ -69,17 +69,17 @@ def nothing_is_left(engine: docker.DockerClient) -> Iterator[None]:
 
 
 def tagged(engine: docker.DockerClient) -> list[str]:
-    """References of the test's images, and names of the registry's that were left beside them."""
-    tags = [tag for image in engine.images.list() for tag in image.tags]
-    return sorted(tag for tag in tags if f"/{PREFIX}" in tag or tag.startswith("127.0.0.1:"))
+    """References of the test's images, and names that they were pulled by and should have lost."""
+    found = [name for image in engine.images.list() for name in (*image.tags, *image.attrs["RepoDigests"])]
+    return sorted(name for name in found if f"/{PREFIX}" in name or name.startswith("127.0.0.1:"))
 
 
-def upstream(digests: dict[str, str], **changes: dict[str, str]) -> list[dict[str, Any]]:
+def upstream(digests: dict[str, str], host: str = "", **changes: dict[str, str]) -> list[dict[str, Any]]:
     """The images as the role lists them; `changes`: what is different in the `pull` of one."""
     listed = []
     for name, reference in UPSTREAM.items():
         image, _, tag = reference.partition(":")
-        pull = {"image": image, "tag": tag, "digest": digests[name], **changes.get(name, {})}
+        pull = {"image": host + image, "tag": tag, "digest": digests[name], **changes.get(name, {})}
         listed.append({"name": PREFIX + name, "pull": pull})
     return listed
 
@@ -186,50 +186,40 @@ def test_a_pull_that_stalls_is_given_up_and_named(
     assert tagged(engine) == []
 
 
-class Deciding:
-    """A run of preflight and build with container_images_source=auto; `meanwhile` happens between the two."""
-
-    def __init__(self, core: Deployment, digests: dict[str, str], folder: Path) -> None:
-        self.core, self.folder = core, folder
-        self.variables = {
-            "container_images_source": "auto",
-            "container_images_registry": Registry.address,
-            "platform_cache_root": str(folder / "cache"),
-            "platform_releases_root": str(folder / "releases"),
-            "planned": str(folder / "planned"),
-            "go_on": str(folder / "go-on"),
-            # Packages would begin with this one.
-            "__container_images_packages": [{"name": f"{PREFIX}redis", "context": "base-upstream"}],
-            "__container_images_older_base": [],
-            "__container_images_ours": [],
-            "__container_images_upstream": upstream(digests),
-        }
-
-    def run(self, meanwhile: Callable[[], None]) -> Run:
-        (self.folder / "cache/images").mkdir(parents=True)
-        thread = threading.Thread(target=self._between, args=(meanwhile,))
-        thread.start()
-        try:
-            return self.core.run("../molecule/core/upstream", **self.variables)
-        finally:
-            thread.join()
-
-    def _between(self, meanwhile: Callable[[], None]) -> None:
-        wait_until((self.folder / "planned").exists, "the plan", 60)
-        meanwhile()
-        (self.folder / "go-on").touch()
-
-
-def test_a_registry_that_goes_away_after_the_decision_is_refused_and_not_replaced(
+def test_a_registry_that_goes_away_after_auto_has_decided_is_refused_and_not_replaced(
     core: Deployment, engine: docker.DockerClient, storage: Path, digests: dict[str, str], tmp_path: Path
 ) -> None:
     server = Registry(storage / "images", storage)
+    planned, go_on = tmp_path / "planned", tmp_path / "go-on"
+
+    def stop_the_registry() -> None:
+        wait_until(planned.exists, "the plan")
+        server.__exit__()
+        go_on.touch()
+
+    (tmp_path / "cache/images").mkdir(parents=True)
     server.__enter__()
-    run = Deciding(core, digests, tmp_path).run(server.__exit__)
-    assert run.stdout.count("images from upstream (a registry answers)") == 1
+    meanwhile = threading.Thread(target=stop_the_registry)
+    meanwhile.start()
+    run = core.run(
+        "../molecule/core/upstream",
+        container_images_source="auto",
+        platform_cache_root=str(tmp_path / "cache"),
+        platform_releases_root=str(tmp_path / "releases"),
+        planned=str(planned),
+        go_on=str(go_on),
+        __container_images_upstream=upstream(digests, f"{server.address}/"),
+        # Packages would begin with this one.
+        __container_images_packages=[{"name": f"{PREFIX}redis", "context": "base-upstream"}],
+        __container_images_older_base=[],
+        __container_images_ours=[],
+    )
+    meanwhile.join()
+    assert run.stdout.count("images from ") == 1
+    assert "images from upstream (a registry answers)" in run.stdout
     assert run.rc != 0
     (failure,) = run.failures()
-    assert f"{PREFIX}redis: {Registry.address}/redis:8.0-trixie@sha256:" in failure
+    assert f"{PREFIX}redis: {server.address}/redis:8.0-trixie@sha256:" in failure
     assert "cannot be pulled" in failure
     assert tagged(engine) == []
 
