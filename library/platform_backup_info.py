@@ -47,7 +47,7 @@ newest:
   sample: {run: 20261122T020000Z, age_seconds: 3600}
 window:
   description:
-    - The moments between which everything can be restored, by repository, and RV(window) C(gaps), those in between whose
+    - The moments between which everything can be restored, by repository, and C(gaps), those in between whose
       write-ahead log was lost; one that no later set has closed ends the window.
   returned: success
   type: dict
