@@ -46,10 +46,12 @@ newest:
   type: dict
   sample: {run: 20261122T020000Z, age_seconds: 3600}
 window:
-  description: The moments between which everything can be restored, by repository.
+  description:
+    - The moments between which everything can be restored, by repository, and C(gaps), those in between whose
+      write-ahead log was lost; one that no later set has closed ends the window.
   returned: success
   type: dict
-  sample: {local: {from: "2026-11-15T02:00:00+00:00", to: "2026-11-22T03:00:00+00:00"}}
+  sample: {local: {from: "2026-11-15T02:00:00+00:00", to: "2026-11-22T03:00:00+00:00", gaps: []}}
 offsite:
   description: Whether there is a copy on another host (state none, local-store or off-site) and its newest set.
   returned: success
