@@ -370,7 +370,7 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         return {**result, "changed": bool(pushed), "built": pushed}
     if params["state"] == "pruned":
         gone, cache = manager.prune(check_mode)
-        diff = {"before": _lines(gone), "after": ""}
+        diff = {"before": _lines([*gone, f"build cache: {cache} bytes"] if cache else gone), "after": ""}
         return {**result, "changed": bool(gone or cache), "removed": gone, "cache_bytes": cache, "diff": diff}
     missing, unknown = manager.plan(), manager.notes.plan()
     changed = bool(missing or unknown)
