@@ -22,7 +22,8 @@ options:
       - V(bundled) writes all images to O(bundle_file) and a manifest with checksums beside it.
       - V(published) pushes the built images that O(registry) lacks.
       - V(pruned) removes images of the platform that are not among the O(keep) newest of their name and that neither
-        a container uses nor a release or the inventory of any environment of this host names.
+        a container uses nor a release or the inventory of any environment of this host names, and of BuildKit's cache
+        what is more than O(cache_gb).
     type: str
     choices: [present, bundled, published, pruned]
     default: present
@@ -56,33 +57,19 @@ options:
     elements: dict
     required: true
     suboptions: &image
-      name:
-        description: Name below C(n8n-platform/).
-        type: str
-        required: true
-      context:
-        description: Folder of its build context below O(contexts); the image's name if not given.
-        type: str
-      digest:
-        description: Digest of that folder; made from the folder on the target if not given.
-        type: str
-      suite:
-        description: Suite of Debian that its packages are of; O(suite) if not given.
-        type: str
-      pull:
-        description: C(image), C(tag) and C(digest) to pull instead of building.
-        type: dict
-        default: {}
-      base:
-        description: The image of this list that its Dockerfile names in C(FROM).
-        type: str
-        default: ""
-      args:
-        description: Build arguments.
-        type: dict
-        default: {}
+      name: {type: str, required: true, description: Name below C(n8n-platform/).}
+      context: {type: str, description: "Folder of its build context below O(contexts); the image's name if not given."}
+      digest: {type: str, description: Digest of that folder; made from the folder on the target if not given.}
+      suite: {type: str, description: "Suite of Debian that its packages are of; O(suite) if not given."}
+      pull: {type: dict, default: {}, description: "C(image), C(tag) and C(digest) to pull instead of building."}
+      base: {type: str, default: "", description: The image of this list that its Dockerfile names in C(FROM).}
+      args: {type: dict, default: {}, description: Build arguments.}
       rootfs:
         description: C(packages) of a Debian root file system, which the Dockerfile finds as C(rootfs.tar).
+        type: dict
+        default: {}
+      files:
+        description: Names and texts of files, which the Dockerfile copies from the context C(files).
         type: dict
         default: {}
   upstream:
@@ -123,6 +110,10 @@ options:
     description: How many of the newest images of each name O(state=pruned) keeps in any case.
     type: int
     default: 2
+  cache_gb:
+    description: How much of BuildKit's cache O(state=pruned) leaves, in GB; layers of images do not count.
+    type: int
+    default: 20
   minimum_free_gb:
     description: Refuse to make images with less than this free where the engine keeps them.
     type: int
@@ -202,6 +193,10 @@ removed:
   returned: with O(state=pruned)
   type: list
   elements: str
+cache_bytes:
+  description: How much of BuildKit's cache was too much.
+  returned: with O(state=pruned)
+  type: int
 ansible_facts:
   description: C(container_images_refs), the same as RV(refs); C(__container_images_choice), RV(choice) once it stays.
   returned: always
@@ -234,6 +229,7 @@ def build_spec() -> dict[str, Any]:
         "base": {"type": "str", "default": ""},
         "args": {"type": "dict", "default": {}},
         "rootfs": {"type": "dict", "default": {}},
+        "files": {"type": "dict", "default": {}},
     }
     text = {"type": "str", "default": ""}
     states = ["present", "bundled", "published", "pruned"]
@@ -253,6 +249,7 @@ def build_spec() -> dict[str, Any]:
         "progress_file": {"type": "path"},
         "bundle_file": {"type": "path"},
         "keep": {"type": "int", "default": 2},
+        "cache_gb": {"type": "int", "default": 20},
         "minimum_free_gb": {"type": "int", "default": 12},
         "stall_seconds": {"type": "int", "default": 300},
         **dict.fromkeys(("registry", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy"), text),
@@ -332,14 +329,15 @@ class Manager:
                         push(image, self.choice.refs[image.name], self.engine, self.runner)
         return names
 
-    def prune(self, check_mode: bool) -> list[str]:
-        """Remove old images; the references that go (or would go)."""
-        pruner = images_prune.Pruner(self.work, self.params["keep"], images_prune.Engine())
+    def prune(self, check_mode: bool) -> tuple[list[str], int]:
+        """Remove old images and caches; the references and the bytes of cache that go (or would go)."""
+        params, engine = self.params, images_prune.Engine()
+        pruner = images_prune.Pruner(self.work, params["keep"], params["cache_gb"], engine)
         with images_prune.alone(self.work):
-            refs, contexts = pruner.plan()
+            (refs, contexts), excess = pruner.plan(), pruner.cache_excess()
             if not check_mode:
                 pruner.apply(refs, contexts)
-        return refs
+        return refs, excess
 
     def _choose(self) -> Choice:
         packages = offer("packages", self.params["images"], self.params)
@@ -373,8 +371,9 @@ def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
         pushed = manager.publish(check_mode)
         return {**result, "changed": bool(pushed), "built": pushed}
     if params["state"] == "pruned":
-        gone = manager.prune(check_mode)
-        return {**result, "changed": bool(gone), "removed": gone, "diff": {"before": _lines(gone), "after": ""}}
+        gone, cache = manager.prune(check_mode)
+        diff = {"before": _lines([*gone, f"build cache: {cache} bytes"] if cache else gone), "after": ""}
+        return {**result, "changed": bool(gone or cache), "removed": gone, "cache_bytes": cache, "diff": diff}
     missing, unknown = manager.plan(), manager.notes.plan()
     changed = bool(missing or unknown)
     result["bootstraps"] = any(image.rootfs for image in manager.sources(missing))

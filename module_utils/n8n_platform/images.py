@@ -24,6 +24,7 @@ class Image:
 
     registry: where to pull from instead of where `pull` says; no input of the tag, since the digest is one.
     rootfs: `{suite, packages}` of the root file system that its Dockerfile adds as rootfs.tar, empty for none.
+    files: {name: text} that its Dockerfile copies from the context `files`.
     suite: of Debian, whose packages are installed; no input of the tag, since the base is one.
     """
 
@@ -34,6 +35,7 @@ class Image:
     base: str = ""
     args: dict[str, str] = field(default_factory=dict)
     rootfs: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     registry: str = ""
     suite: str = ""
 
@@ -84,8 +86,8 @@ def plan_refs(images: list[Image], refreshed: str, architecture: str) -> dict[st
                 "refreshed": refreshed,
                 "architecture": architecture,
             }
-            if image.pull:
-                inputs["pull"] = image.pull
+            inputs |= {"pull": image.pull} if image.pull else {}
+            inputs |= {"files": image.files} if image.files else {}
             digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
             refs[name] = f"{REPOSITORY}/{name}:{digest[:12]}"
         return refs[name]
@@ -127,7 +129,7 @@ def bake_file(
     """What `docker buildx bake` is given: one target per image.
 
     refreshed: a build argument too, so that BuildKit's own cache does not keep old packages;
-    folders: `contexts`, `secrets`, `rootfs`; labels: more labels per image; suffix: added to the tags.
+    folders: `contexts`, `secrets`, `rootfs`, `files`; labels: more labels per image; suffix: added to the tags.
     """
     targets: dict[str, Any] = {}
     for image in wave:
@@ -147,6 +149,8 @@ def bake_file(
         }
         if image.base:
             target["contexts"] = {image.base: f"docker-image://{refs[image.base]}"}
+        if image.files:
+            target["contexts"] = {**target.get("contexts", {}), "files": f"{folders['files']}/{tag}"}
         targets[image.name] = target
     return {"group": {"default": {"targets": list(targets)}}, "target": targets}
 

@@ -76,7 +76,8 @@ class Builder:
                 for image in wave:
                     self._prepare(image, refs[image.name])
                 self._make([image for image in wave if not image.pull], refs)
-        shutil.rmtree(self.settings.work / "rootfs", ignore_errors=True)
+        for made in ("rootfs", "files"):
+            shutil.rmtree(self.settings.work / made, ignore_errors=True)
 
     def _check_pull(self, image: Image) -> None:
         if "@sha256:" not in image.pull:
@@ -99,6 +100,10 @@ class Builder:
         folder = self.settings.contexts / image.context
         if context_digest(folder) != image.digest:
             raise ImagesError(f"{folder}: its files are not those that the tag of {image.name} was made from")
+        for name, text in image.files.items():
+            file = self.settings.work / "files" / ref.rpartition(":")[2] / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
         if image.rootfs:
             self._make_rootfs(image, ref)
 
@@ -137,6 +142,7 @@ class Builder:
             "contexts": str(self.settings.contexts),
             "secrets": f"{work}/secrets",
             "rootfs": f"{work}/rootfs",
+            "files": f"{work}/files",
         }
         file = work / "bake.json"
         file.write_text(

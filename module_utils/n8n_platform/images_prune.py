@@ -1,4 +1,4 @@
-"""Finds the images of the platform that nothing needs any more, and removes them.
+"""Finds the images of the platform that nothing needs any more, and removes them and what BuildKit keeps too much.
 
 Used by the module platform_images, and installed on the target, where the schedule calls it. Needs nothing but the
 standard library and the docker command.
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 NOTES = "environments"
+_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _REFERENCE = re.compile(r"n8n-platform/[a-z0-9][a-z0-9._-]*:[A-Za-z0-9._-]+")
 
 
@@ -102,6 +103,18 @@ class Engine:
         """Takes one name from an image; the image goes with its last name."""
         self._run("image", "rm", ref)
 
+    def cache_bytes(self) -> int:
+        """Of BuildKit's cache, what could go: neither layers of an image nor what a build is using."""
+        rows = self._run("system", "df", "--format={{.Type}}\t{{.Reclaimable}}").splitlines()
+        (size,) = (row.partition("\t")[2] for row in rows if row.startswith("Build Cache\t"))
+        number, unit = re.fullmatch(r"([\d.]+)([kMGT]?B)", size.split()[0]).groups()  # type: ignore[union-attr]
+        return int(float(number) * _UNITS[unit])
+
+    def shrink_cache(self, keep_gb: int, *filters: str) -> None:
+        """Removes what was used longest ago until `keep_gb` are left; filters: only of what they name."""
+        command = ["builder", "prune", "--force", f"--keep-storage={keep_gb}GB"]
+        self._run(*command, *(f"--filter={text}" for text in filters))
+
     def _run(self, *arguments: str) -> str:
         # Times are shown as of the time zone, and compared as text.
         environment = {**os.environ, "TZ": "UTC"}
@@ -114,12 +127,20 @@ class Engine:
 
 
 class Pruner:
-    """What of `folder` (the images' folder of the cache) and of the engine may go, and taking it away."""
+    """What of `folder` (the images' folder of the cache) and of the engine may go, and taking it away.
 
-    def __init__(self, folder: Path, keep: int, engine: Engine) -> None:
+    keep: how many images of each name stay; cache_gb: how much of BuildKit's cache.
+    """
+
+    def __init__(self, folder: Path, keep: int, cache_gb: int, engine: Engine) -> None:
         self.folder = folder
         self.keep = keep
+        self.cache_gb = cache_gb
         self.engine = engine
+
+    def cache_excess(self) -> int:
+        """How many bytes BuildKit keeps too much."""
+        return max(self.engine.cache_bytes() - self.cache_gb * 10**9, 0)
 
     def plan(self) -> tuple[list[str], list[Path]]:
         """References and folders of build contexts. Raises PruneError, ValueError."""
@@ -139,6 +160,9 @@ class Pruner:
                 problems.append(str(error))
         for folder in contexts:
             shutil.rmtree(folder, ignore_errors=True)
+        # Layers are only cache once no image holds them.
+        if self.cache_excess():
+            self.engine.shrink_cache(self.cache_gb)
         if problems:
             raise PruneError("; ".join(problems))
 
@@ -159,13 +183,15 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path, help="the images' folder of the cache")
     parser.add_argument("--keep", type=int, default=2, help="images of each name that stay in any case")
+    parser.add_argument("--cache-gb", type=int, default=20, help="GB of BuildKit's cache that stay")
     parser.add_argument("--list", action="store_true", help="only say what would go")
     options = parser.parse_args()
-    pruner = Pruner(options.folder, options.keep, Engine())
+    pruner = Pruner(options.folder, options.keep, options.cache_gb, Engine())
     try:
         with alone(options.folder):
             refs, contexts = pruner.plan()
-            print("\n".join([*refs, *map(str, contexts)]))
+            cache = [f"build cache: {excess / 10**9:.1f} GB"] if (excess := pruner.cache_excess()) else []
+            print("\n".join([*refs, *map(str, contexts), *cache]))
             if not options.list:
                 pruner.apply(refs, contexts)
     except (PruneError, OSError, ValueError) as error:

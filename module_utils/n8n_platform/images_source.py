@@ -40,7 +40,16 @@ def _image(entry: dict[str, Any], params: dict[str, Any]) -> Image:
     rootfs = {**entry["rootfs"], "suite": suite} if entry["rootfs"] else {}
     args = {key: str(value) for key, value in entry["args"].items()}
     return Image(
-        entry["name"], context, digest or "", pull, entry["base"], args, rootfs, params["registry"], suite
+        entry["name"],
+        context,
+        digest or "",
+        pull,
+        entry["base"],
+        args,
+        rootfs,
+        entry["files"],
+        params["registry"],
+        suite,
     )
 
 

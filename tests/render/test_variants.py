@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform.compose_yaml import dump
+from ansible.module_utils.n8n_platform.images import Image, plan_refs
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden"
@@ -18,6 +19,7 @@ VARIANTS = {
     "postgres-16": {"platform_postgres_major": 16},
     "redis-7": {"platform_redis": "redis-7"},
     "valkey-8": {"platform_redis": "valkey-8"},
+    "n8n-packages": {"platform_n8n_packages": str(ROOT / "molecule/core/packages")},
 }
 
 
@@ -51,3 +53,21 @@ def test_a_variant_changes_its_own_images_only(
         golden.write_text(dump(changed), "utf-8")
     assert dump(changed) == golden.read_text("utf-8"), f"UPDATE_GOLDEN=1 rewrites {golden.name}"
     assert all(set(listed) <= set(found[source]) for source, listed in default.items())
+
+
+def test_packages_move_the_references_of_n8n_and_its_runner_only(
+    default: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    """What takes minutes to build is the same below another name."""
+
+    def references(listed: dict[str, Any]) -> dict[str, str]:
+        keys = ("name", "pull", "base", "args", "rootfs", "files")
+        given = [{key: image[key] for key in keys if key in image} for image in listed.values()]
+        return plan_refs([Image(**image) for image in given], "2026-01-01", "x86_64")
+
+    found = images(tmp_path, VARIANTS["n8n-packages"])
+    for source in default:
+        before, after = references(default[source]), references(found[source])
+        moved = {name for name in after if after[name] != before.get(name)}
+        assert moved == {"n8n", "n8n-plain", "n8n-runner"}
+        assert {**found[source]["n8n-plain"], "name": "n8n"} == {**default[source]["n8n"], "context": "n8n"}

@@ -55,6 +55,7 @@ class TestTags:
                 {"base", "app", "app-runner", "other"},
             ),
             ({"app": {"args": {"MAJOR": "2"}}}, {"app", "app-runner"}),
+            ({"app": {"files": {"list.json": "{}"}}}, {"app", "app-runner"}),
             ({"app-runner": {"digest": "new"}}, {"app-runner"}),
         ],
     )
@@ -111,7 +112,7 @@ class TestContextDigest:
             images.context_digest(tmp_path)
 
 
-FOLDERS = {"contexts": "/c", "secrets": "/s", "rootfs": "/r"}
+FOLDERS = {"contexts": "/c", "secrets": "/s", "rootfs": "/r", "files": "/f"}
 
 
 class TestBakeFile:
@@ -137,6 +138,15 @@ class TestBakeFile:
         target = self.bake("base")
         tag = refs(family())["base"].rpartition(":")[2]
         assert (target["context"], target["dockerfile"]) == (f"/r/{tag}", "/c/base/Dockerfile")
+
+    def test_files_are_a_context_of_their_own_beside_the_base(self):
+        wave = [image for image in family(app={"files": {"a": "b"}}) if image.name == "app"]
+        ref = refs(family())["app"]
+        file = images.bake_file(wave, refs(family()), "2026-01-01", FOLDERS, {})
+        assert file["target"]["app"]["contexts"] == {
+            "base": f"docker-image://{refs(family())['base']}",
+            "files": f"/f/{ref.rpartition(':')[2]}",
+        }
 
     def test_labels_tags_and_secrets(self):
         target = self.bake("app", labels={"app": {"packages": "a=1"}}, suffix="-x")
@@ -536,7 +546,7 @@ class TestCommittedFiles:
         for dockerfile in FILES.glob("*/Dockerfile"):
             lines = dockerfile.read_text().splitlines()
             starts = [line.split()[1] for line in lines if line.startswith("FROM ")]
-            assert set(starts) <= {"scratch", "debian", "base", "n8n", "$BASE"}, dockerfile
+            assert set(starts) <= {"scratch", "debian", "base", "n8n", "n8n-plain", "$BASE"}, dockerfile
             users = [line.split()[1] for line in lines if line.startswith("USER ")]
             assert dockerfile.parent.name.startswith("base") or users[-1].replace(":", "").isdigit(), (
                 dockerfile

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import docker
 import pytest
+from ansible.module_utils.n8n_platform import images_prune
 
 from tests.support.deployment import ROOT, Deployment
 from tests.support.small_images import archive
@@ -55,8 +59,8 @@ def note(folder: Path, environment: str, refs: list[str], releases: list[str]) -
 
 
 def prune(folder: Path, *arguments: str) -> list[str]:
-    """What went. Runs the program as the schedule does."""
-    command = [sys.executable, str(PROGRAM), str(folder), "--keep=1", *arguments]
+    """What went. Runs the program as the schedule does, but leaves this machine's build cache alone."""
+    command = [sys.executable, str(PROGRAM), str(folder), "--keep=1", "--cache-gb=1000000", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
@@ -108,6 +112,53 @@ def test_without_a_note_nothing_goes(
     assert (tmp_path / "contexts/of-somebody").is_dir()
 
 
+class Cached:
+    """One entry of BuildKit's cache that no image holds: a stage that only lends its file to another."""
+
+    BYTES = 3_000_000
+
+    def __init__(self, folder: Path, engine: docker.DockerClient) -> None:
+        name = uuid4().hex
+        stages = f"FROM scratch AS cached\nCOPY file /{name}\nFROM scratch\nCOPY --from=cached / /\n"
+        (folder / "Dockerfile").write_text(stages)
+        (folder / "file").write_bytes(os.urandom(self.BYTES))
+        command = ["docker", "buildx", "build", "--builder=default", "--quiet", str(folder)]
+        engine.images.remove(subprocess.check_output(command, text=True).strip())
+        self._engine = engine
+        (self.identifier,) = (e["ID"] for e in self._entries() if f"COPY file /{name}" in e["Description"])
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return list(self._engine.df()["BuildCache"])
+
+    def is_there(self) -> bool:
+        return self.identifier in {entry["ID"] for entry in self._entries()}
+
+
+def test_the_build_cache_is_kept_below_its_limit(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """On an engine whose whole cache is one entry, as far as the command can see."""
+    cached = Cached(tmp_path, engine)
+    own = OneEntry(cached.identifier)
+    assert own.cache_bytes() >= Cached.BYTES
+    roomy, full = (images_prune.Pruner(tmp_path, keep=1, cache_gb=gb, engine=own) for gb in (10**6, 0))
+    roomy.apply([], [])
+    assert (roomy.cache_excess(), cached.is_there()) == (0, True)
+    own.shrink_cache(10**6)
+    assert cached.is_there(), "the limit is what stays"
+    assert full.cache_excess() >= Cached.BYTES
+    full.apply([], [])
+    assert not cached.is_there()
+
+
+class OneEntry(images_prune.Engine):
+    """Touches nothing of the machine's cache but one entry."""
+
+    def __init__(self, identifier: str) -> None:
+        self._identifier = identifier
+
+    def shrink_cache(self, keep_gb: int, *filters: str) -> None:
+        super().shrink_cache(keep_gb, f"id={self._identifier}", *filters)
+
+
 def test_the_schedule_and_the_command_would_remove_the_same(
     core: Deployment, engine: docker.DockerClient, make_image: MakeImage
 ) -> None:
@@ -122,7 +173,8 @@ def test_the_schedule_and_the_command_would_remove_the_same(
     run = core.run("prune", check=True)
     assert run.rc == 0, run.failures()
     (result,) = [e["event_data"]["res"] for e in run.events if "removed" in str(e["event_data"].get("res"))]
-    assert set(result["removed"]) == {line for line in done.stdout.split() if not line.startswith("/")}
+    listed = {line for line in done.stdout.splitlines() if line.startswith("n8n-platform/")}
+    assert set(result["removed"]) == listed
     # The two newest of a name stay: there may be no more than the deployment's own beside this one.
     redis = [tag for image in engine.images.list("n8n-platform/redis") for tag in image.tags]
     assert (old in result["removed"]) == (len(redis) > 2)
