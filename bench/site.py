@@ -16,6 +16,7 @@ PATHS = {
     "module_utils": "module_utils",
     "action_plugins": "plugins/action",
     "filter_plugins": "plugins/filter",
+    "lookup_plugins": "plugins/lookup",
     "callback_plugins": "plugins/callback",
 }
 

@@ -84,6 +84,12 @@ differences:
   returned: always
   type: list
   elements: dict
+tiers:
+  description: >-
+    O(state=present). The first of O(tiers) that has something to do, or is not healthy, and those after it.
+  returned: state is present
+  type: list
+  elements: str
 """
 
 from contextlib import nullcontext
@@ -161,12 +167,21 @@ class Manager:
             self.apply(differences)
         return differences
 
+    def busy(self, differences: list[Difference]) -> list[str]:
+        """What a service does to those that need it is seen in their tiers, so these belong to it."""
+        if self.missing_parts or any(not item.tier for item in differences):
+            return self.tiers
+        waiting = {item.tier for item in differences} | set(self.project.waiting(self.release, self.tiers))
+        first = next((number for number, tier in enumerate(self.tiers) if tier in waiting), len(self.tiers))
+        return self.tiers[first:]
+
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     try:
         manager = Manager(module.params, module.get_bin_path("docker"))
         differences = manager.plan(check_mode=True) if module.check_mode else manager.converge()
+        tiers = {"tiers": manager.busy(differences)} if manager.state == "present" else {}
     except (ComposeError, HttpError, TimeoutError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
@@ -174,6 +189,7 @@ def main() -> None:
         msg="; ".join(f"{item.service}: {item.reason}" for item in differences) or "as the release says",
         differences=[{"service": item.service, "reason": item.reason} for item in differences],
         diff={"before": "".join(f"{item.service}: {item.reason}\n" for item in differences), "after": ""},
+        **tiers,
     )
 
 

@@ -92,6 +92,10 @@ ready:
   description: Sufficient, answering, and started at boot where there is systemd.
   returned: always
   type: bool
+settled:
+  description: Ready, and configured as asked for.
+  returned: always
+  type: bool
 systemd:
   description: Whether PID 1 is systemd.
   returned: always
@@ -266,6 +270,7 @@ class Manager:
         unit = self.host.output("systemctl", "is-enabled", "docker.service") if self.seen["systemd"] else ""
         boots = not self.seen["systemd"] or unit == "enabled"
         self.seen["ready"] = bool(self.seen["sufficient"] and self.seen["engine"]["answering"] and boots)
+        self.seen["settled"] = self.seen["ready"] and not self.differences
         missing = self.missing()
         if self.params["required"] and missing:
             raise EngineProblem(f"the Docker engine is not usable: {'; '.join(missing)}")

@@ -59,12 +59,18 @@ logrotate:
   description: Whether logrotate is installed.
   returned: always
   type: bool
+cron:
+  description: Whether cron is installed.
+  returned: always
+  type: bool
 clock:
   description: C(synchronised), by the kernel's own account; C(service), the running time service or empty.
   returned: always
   type: dict
 sysctl:
-  description: For each parameter C(value) (empty where the kernel has none), C(right) and C(writable).
+  description: >-
+    For each parameter C(value) (empty where the kernel has none), C(right), C(writable), and C(kept), whether the
+    project's own file says it, too.
   returned: always
   type: dict
 dropped:
@@ -111,12 +117,17 @@ def in_container(root: Path) -> bool:
     return any(mark.exists() for mark in marks)
 
 
-def read_sysctl(root: Path, name: str, wanted: Any) -> dict[str, Any]:
+def read_sysctl(root: Path, name: str, wanted: Any, kept: str | None = None) -> dict[str, Any]:
     """In a container /proc/sys is often mounted read-only, for root too."""
     path = root / "proc/sys" / name.replace(".", "/")
     value = path.read_text(encoding="utf-8").strip() if path.exists() else ""
     right = value.split() == str(wanted).split()
-    return {"value": value, "right": right, "writable": path.exists() and os.access(path, os.W_OK)}
+    return {
+        "value": value,
+        "right": right,
+        "writable": path.exists() and os.access(path, os.W_OK),
+        "kept": kept == " ".join(str(wanted).split()),
+    }
 
 
 def settings(path: Path) -> dict[str, str]:
@@ -151,16 +162,18 @@ def clashes(root: Path, project: str, sysctl: dict[str, Any], journal_max_mb: in
 
 def observe(root: Path, sysctl: dict[str, Any], project: str = "") -> dict[str, Any]:
     running = running_commands(root)
+    own = settings(root / f"etc/sysctl.d/60-{project}.conf")
     return {
         "systemd": (root / "run/systemd/system").is_dir(),
         "container": in_container(root),
         "logrotate": (root / "etc/logrotate.d").is_dir(),
+        "cron": (root / "usr/sbin/cron").exists(),
         "clock": {
             "synchronised": clock_synchronised(),
             "service": next((name for name in TIME_SERVICES if name in running), ""),
         },
-        "sysctl": {name: read_sysctl(root, name, wanted) for name, wanted in sysctl.items()},
-        "dropped": sorted(settings(root / f"etc/sysctl.d/60-{project}.conf").keys() - sysctl.keys()),
+        "sysctl": {name: read_sysctl(root, name, wanted, own.get(name)) for name, wanted in sysctl.items()},
+        "dropped": sorted(own.keys() - sysctl.keys()),
     }
 
 

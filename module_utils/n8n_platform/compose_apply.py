@@ -77,6 +77,16 @@ class Project:
                     found.append(Difference(name, reason, tier))
         return found
 
+    def waiting(self, release: Path, tiers: list[str]) -> list[str]:
+        """Those of `tiers` in which a service is not healthy yet, or not any more."""
+        index = read_index(release)
+        containers = self._containers()
+        return [
+            tier
+            for tier in tiers
+            if any(_health(containers.get(name)) != "healthy" for name in index["tiers"][tier])
+        ]
+
     def running(self, release: Path, tiers: list[str]) -> list[Difference]:
         index = read_index(release)
         containers = self._containers()

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import n8n_environment
 import pytest
 import yaml
 from ansible.module_utils.n8n_platform.n8n_environment import ADVICE, CHOICES, FORBIDDEN, OWNED, check
+from n8n_environment_problems import n8n_environment_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN: dict[str, Any] = json.loads((ROOT / "roles/n8n/files/environment-2.41.1.json").read_text())
@@ -100,9 +100,8 @@ def test_secrets_and_what_the_platform_owns_are_refused_from_operators_only() ->
     assert "none of" in check({"EXECUTIONS_MODE": "queu"}, KNOWN, operator=False)[0]
 
 
-def test_the_module_says_whose_variable_it_is() -> None:
-    params = {"known": KNOWN, "extra": {"N8N_METRICS": "yes"}, "managed": {"worker": {"N8N_METRICS": "no"}}}
-    found = n8n_environment.findings(params)
+def test_it_is_said_whose_variable_it_is() -> None:
+    found = n8n_environment_problems({"worker": {"N8N_METRICS": "no"}}, {"N8N_METRICS": "yes"}, KNOWN)
     assert [finding.split(": ")[0:2] for finding in found] == [
         ["n8n_environment_extra", "N8N_METRICS"],
         ["worker", "N8N_METRICS"],

@@ -61,6 +61,26 @@ def test_only_what_differs_is_handed_over(project: FakeProject, tmp_path: Path) 
     assert project.calls == ["up queue", "up main", "up proxy"]
 
 
+def test_the_busy_tiers_are_the_first_that_differs_or_waits_and_those_after_it(
+    project: FakeProject, tmp_path: Path
+) -> None:
+    def busy(**given: Any) -> list[str]:
+        subject = manager(tmp_path, **given)
+        return subject.busy(subject.plan(check_mode=True))
+
+    assert busy() == ["secrets", "data", "app", "edge"]
+    run(tmp_path)
+    assert busy() == []
+    del project.found["main"]
+    assert busy() == ["app", "edge"]
+    assert busy(tiers=["secrets", "data"]) == []
+    run(tmp_path)
+    project.found["queue"]["Status"] = "Up 1 second (health: starting)"
+    assert busy() == ["data", "app", "edge"]
+    project.add("former")
+    assert busy() == ["secrets", "data", "app", "edge"]
+
+
 def test_tiers_narrow(project: FakeProject, tmp_path: Path) -> None:
     run(tmp_path, tiers=["app", "data"])
     assert project.calls == ["up db queue", "up main"]

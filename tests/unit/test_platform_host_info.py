@@ -17,20 +17,25 @@ def test_a_bare_host(tmp_path: Path) -> None:
     seen = platform_host_info.observe(tmp_path, {"vm.overcommit_memory": 1})
     assert not seen["systemd"] and not seen["container"] and not seen["logrotate"]
     assert seen["clock"]["service"] == ""
-    assert seen["sysctl"] == {"vm.overcommit_memory": {"value": "", "right": False, "writable": False}}
+    assert not seen["cron"]
+    expected = {"value": "", "right": False, "writable": False, "kept": False}
+    assert seen["sysctl"] == {"vm.overcommit_memory": expected}
 
 
 def test_a_host_with_everything(tmp_path: Path) -> None:
     (tmp_path / "run/systemd/system").mkdir(parents=True)
     (tmp_path / "etc/logrotate.d").mkdir(parents=True)
     write(tmp_path / ".dockerenv")
+    write(tmp_path / "usr/sbin/cron")
     write(tmp_path / "proc/1/comm", "systemd\n")
     write(tmp_path / "proc/77/comm", "chronyd\n")
     write(tmp_path / "proc/sys/vm/overcommit_memory", "1\n")
     seen = platform_host_info.observe(tmp_path, {"vm.overcommit_memory": 1})
     assert seen["systemd"] and seen["container"] and seen["logrotate"]
     assert seen["clock"]["service"] == "chronyd"
-    assert seen["sysctl"] == {"vm.overcommit_memory": {"value": "1", "right": True, "writable": True}}
+    assert seen["cron"]
+    expected = {"value": "1", "right": True, "writable": True, "kept": False}
+    assert seen["sysctl"] == {"vm.overcommit_memory": expected}
 
 
 @pytest.mark.parametrize(
@@ -95,6 +100,16 @@ def test_a_parameter_that_is_wanted_no_more_is_named(shared: Path) -> None:
     seen = platform_host_info.observe(shared, {"vm.swappiness": 10}, "n8n-staging")
     assert seen["dropped"] == ["vm.overcommit_memory"]
     assert platform_host_info.observe(shared, {"vm.swappiness": 10}, "n8n-new")["dropped"] == []
+
+
+def test_a_parameter_is_kept_where_the_projects_own_file_says_it(shared: Path) -> None:
+    def kept(project: str, value: object) -> bool:
+        seen = platform_host_info.observe(shared, {"vm.overcommit_memory": value}, project)
+        return bool(seen["sysctl"]["vm.overcommit_memory"]["kept"])
+
+    assert kept("n8n-staging", 0)
+    assert not kept("n8n-staging", 1)
+    assert not kept("n8n-new", 0)
 
 
 def test_this_host_answers() -> None:

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from ansible.module_utils.n8n_platform import config
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader, init_plugin_loader
+from ansible.plugins.loader import filter_loader, init_plugin_loader, lookup_loader
 from ansible.template import Templar
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -33,6 +33,7 @@ init_plugin_loader([])
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles" / "traefik"
 filter_loader.add_directory(str(ROOT / "plugins" / "filter"))
+lookup_loader.add_directory(str(ROOT / "plugins" / "lookup"))
 PASSWORD = "correct-horse"
 USERS = "admin:$2b$04$abcdefghijklmnopqrstuuPoaPXzWjiVz4HaNq2LJXksWbO79E.S6"
 BASIC = "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
