@@ -26,6 +26,11 @@ options:
         description: Text of the file.
         type: str
         default: ""
+      encoding:
+        description: Of O(files[].content); V(base64) for what is no text.
+        type: str
+        choices: [text, base64]
+        default: text
       mode:
         description: Mode as a quoted octal.
         type: str
@@ -57,6 +62,7 @@ paths:
   elements: str
 """
 
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +73,7 @@ from ansible.module_utils.n8n_platform.secrets import write_file
 _FILE = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str", "default": ""},
+    "encoding": {"type": "str", "choices": ["text", "base64"], "default": "text"},
     "mode": {"type": "str", "default": "0644"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
 }
@@ -121,7 +128,7 @@ class Manager:
             if wanted.mode is None:
                 path.unlink(missing_ok=True)
             else:
-                write_file(path, wanted.content.decode(), *wanted.owner, wanted.mode)
+                write_file(path, wanted.content, *wanted.owner, wanted.mode)
 
 
 def found(path: Path) -> State:
@@ -141,8 +148,11 @@ def _wanted(entry: dict[str, Any], owner: tuple[int, int]) -> State:
         raise FilesError(f"files: {path} is not absolute")
     if entry["state"] == "absent":
         return State()
+    content = entry["content"].encode()
+    if entry["encoding"] == "base64":
+        content = b64decode(content)
     try:
-        return State(entry["content"].encode(), int(entry["mode"], 8), owner)
+        return State(content, int(entry["mode"], 8), owner)
     except ValueError:
         raise FilesError(f"files: {path}: mode is a quoted octal") from None
 

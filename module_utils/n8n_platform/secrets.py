@@ -181,13 +181,13 @@ def is_in_place(file: SecretFile, content: str) -> bool:
         return False
 
 
-def write_file(path: Path, content: str, uid: int = 0, gid: int = 0, mode: int = 0o400) -> None:
+def write_file(path: Path, content: str | bytes, uid: int = 0, gid: int = 0, mode: int = 0o400) -> None:
     """Replaces the file as a whole: a reader, or a machine that loses power, sees the old or the new one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content.encode())
+            stream.write(content.encode() if isinstance(content, str) else content)
             os.fchown(stream.fileno(), uid, gid)
             os.fchmod(stream.fileno(), mode)
             stream.flush()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ast
 import io
-import tempfile
 import zipfile
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 class ActionModule(ActionBase):
-    """Copies the archive; check mode and diff are those of `copy`."""
+    """Has the module platform_files write the archive."""
 
     _supports_check_mode = True
 
@@ -35,25 +35,10 @@ class ActionModule(ActionBase):
             content = archive(entry)
         except (OSError, SyntaxError) as error:
             return {**result, "failed": True, "msg": f"entry: {entry}: {error}"}
-        with tempfile.NamedTemporaryFile(prefix="platform-program-") as file:
-            file.write(content)
-            file.flush()
-            return {**result, **self._copy(file.name, dest, task_vars)}
-
-    def _copy(self, source: str, dest: str, task_vars: Any) -> dict[str, Any]:
-        task = self._task.copy()
-        task.args = {"src": source, "dest": dest, "owner": "root", "group": "root", "mode": "0755"}
-        task.diff = False
-        copy = self._shared_loader_obj.action_loader.get(
-            "ansible.legacy.copy",
-            task=task,
-            connection=self._connection,
-            play_context=self._play_context,
-            loader=self._loader,
-            templar=self._templar,
-            shared_loader_obj=self._shared_loader_obj,
-        )
-        return dict(copy.run(task_vars=task_vars))
+        file = {"path": dest, "content": b64encode(content).decode(), "encoding": "base64", "mode": "0755"}
+        done = self._execute_module("platform_files", {"files": [file]}, task_vars=task_vars)
+        # An archive is nothing to be read.
+        return {**result, **{key: value for key, value in done.items() if key != "diff"}}
 
 
 def archive(entry: str, root: Path = _ROOT) -> bytes:

@@ -46,6 +46,14 @@ def test_corrects_content_and_mode_and_shows_them(tmp_path: Path, change: Any) -
     assert converge(wanted) == []
 
 
+def test_writes_what_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    wanted = {"path": str(path), "content": "/wA=", "encoding": "base64"}
+    assert converge(wanted) == [path]
+    assert path.read_bytes() == b"\xff\x00"
+    assert converge(wanted) == []
+
+
 def test_takes_away_what_is_not_wanted(tmp_path: Path) -> None:
     path = tmp_path / "one"
     path.write_text("x")
