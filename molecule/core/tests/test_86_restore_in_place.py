@@ -22,6 +22,7 @@ nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten min
 
 # What is promised for a database of 5 GB; this one is small.
 RESTORE_SECONDS = 10 * 60
+FAR_FUTURE = 4_000_000_000_000
 JOBS = ("bull:jobs:990001", "bull:jobs:990002")
 
 
@@ -49,7 +50,8 @@ def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str
         'INSERT INTO execution_entity (finished, mode, status, "workflowId", "createdAt") '
         f"VALUES (false, 'trigger', 'new', '{workflow}', now()) RETURNING id"
     )[0][0]
-    for job, key, *score in (("990001", "delayed", "99999999999999"), ("990002", "paused")):
+    # Bull's score of a delayed job: milliseconds times 4096.
+    for job, key, *score in (("990001", "delayed", str(FAR_FUTURE * 4096)), ("990002", "paused")):
         data = json.dumps({"executionId": f"7{job}", "workflowId": workflow})
         core.redis("HSET", f"bull:jobs:{job}", "data", data)
         core.redis("ZADD" if score else "LPUSH", f"bull:jobs:{key}", *score, job)
