@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import docker
 import pytest
@@ -17,12 +18,11 @@ from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
 from tests.support.deployment import Deployment, wait_until
 
 NAME = "n8n-platform/resume-test"
-# The second step lasts for as long as the build's certificates say so: they are no part of its cache key.
+# The second step lasts for as long as the build's certificates hold `word`: they are no part of its cache key.
 DOCKERFILE = """\
 FROM base
-ARG TEST
-RUN echo "$TEST" > /first
-RUN --mount=type=secret,id=ca.crt while grep -q hold-the-build /run/secrets/ca.crt; do sleep 0.2; done
+RUN echo {word} > /first
+RUN --mount=type=secret,id=ca.crt while grep -q {word} /run/secrets/ca.crt; do sleep 0.2; done
 USER 65534:65534
 """
 
@@ -31,13 +31,13 @@ class Build:
     """Builds one small image from the deployment's own base."""
 
     def __init__(self, folder: Path, base: str) -> None:
+        self.word = f"hold-{uuid4().hex}"
         context = folder / "contexts/resume-test"
         context.mkdir(parents=True)
-        (context / "Dockerfile").write_text(DOCKERFILE)
+        (context / "Dockerfile").write_text(DOCKERFILE.format(word=self.word))
         self.folder, self.progress = folder, folder / "progress"
         self.refs = {"base": base, "resume-test": f"{NAME}:0123456789ab"}
-        digest = context_digest(context)
-        self.image = Image("resume-test", "resume-test", digest, base="base", args={"TEST": str(folder)})
+        self.image = Image("resume-test", "resume-test", context_digest(context), base="base")
 
     def run(self, extra_ca_file: str = "") -> None:
         settings = Settings(self.folder / "contexts", self.folder, "2026-01-01", extra_ca_file=extra_ca_file)
@@ -48,10 +48,21 @@ class Build:
         os.setsid()
         self.run(extra_ca_file)
 
+    def holds(self) -> bool:
+        """Whether its second step runs; a second build would join it instead of beginning its own."""
+        return any(self.word in _command(process) for process in Path("/proc").glob("[0-9]*"))
+
     def steps(self) -> list[str]:
         """Lines of the progress file about the Dockerfile's steps, without times."""
         lines = self.progress.read_text().splitlines() if self.progress.exists() else []
         return [line.partition(" in ")[0] for line in lines if line.startswith("resume-test ")]
+
+
+def _command(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
 
 
 @pytest.fixture
@@ -70,16 +81,15 @@ def names(engine: docker.DockerClient) -> list[str]:
 def test_a_killed_build_resumes_and_leaves_no_half_image(
     build: Build, engine: docker.DockerClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "hold.crt").write_text("hold-the-build\n")
+    (tmp_path / "hold.crt").write_text(f"{build.word}\n")
     process = multiprocessing.Process(target=build.run_in_a_session, args=(str(tmp_path / "hold.crt"),))
     process.start()
     try:
-        wait_until(
-            lambda: any("RUN while" in step for step in build.steps()), "the second step to run", seconds=60
-        )
+        wait_until(build.holds, "the second step to run")
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
+    wait_until(lambda: not build.holds(), "the engine to give the killed build up")
     assert "resume-test 1/3 done" in build.steps()
     assert names(engine) == []
 
