@@ -77,7 +77,7 @@ def test_slots_of_a_kind_are_alike(environment: str) -> None:
     for name, service in services.items():
         match = _HIGHER_SLOT.search(name)
         if match:
-            first = services[name.replace(match[2], "1")]
+            first = services[f"{name[: match.start(2)]}1"]
             assert set(first) == set(service)
             assert first["deploy"] == service["deploy"]
 

@@ -1,4 +1,4 @@
-"""A first start that is killed again and again goes on each time, and ends as one that never was; a change, too.
+"""A first start that is killed again and again goes on each time, and ends as one that never was.
 
 The runs of this module build on each other: each is killed later than the one before.
 """
@@ -33,7 +33,6 @@ def migrations(kill: Deployment) -> int:
     return int(kill.sql("SELECT count(*) FROM migrations")[0][0]) if found == [["t"]] else 0
 
 
-CHANGE = {"n8n_workers_concurrency": 11}
 Moment = Callable[[Deployment], Any]
 # Name, task, moment in the task, whether the containers are killed too.
 SMOKE = {"store-initialised", "n8n-migrations"}
@@ -90,28 +89,9 @@ def test_the_owner_is_ours_and_logs_in(kill: Deployment) -> None:
     assert Editor(kill).rest("GET", "/workflows")
 
 
-def test_a_change_that_is_killed_half_way_is_finished_by_the_next_run(kill: Deployment) -> None:
-    """The worker of the one slot is there in its new form, its runner is not yet."""
-    before = kill.fingerprint()
-    rows = kill.sql("SELECT id, name FROM workflow_entity ORDER BY id")
-    killed(kill, "site", "configure | Start and roll the slots", lambda: is_changed(kill), **CHANGE)
-    kill.converge(**CHANGE)
-    after = kill.fingerprint()
-    assert {name for name in before if before[name] != after[name]} == {"n8n-worker-1", "n8n-runner-1"}
-    assert is_changed(kill)
-    assert kill.healthy("n8n-worker-1")
-    assert kill.smoke()[0] == 200
-    assert kill.sql("SELECT id, name FROM workflow_entity ORDER BY id") == rows
-
-
-def is_changed(kill: Deployment) -> bool:
-    worker = kill.containers(stopped=True).get("n8n-worker-1")
-    return worker is not None and "--concurrency=11" in worker.attrs["Config"]["Cmd"]
-
-
 def test_the_run_after_it_changes_nothing(kill: Deployment) -> None:
     before = kill.fingerprint()
-    run = kill.converge(**CHANGE)
+    run = kill.converge()
     assert run.changed == 0, run.changed_tasks()
     assert kill.fingerprint() == before
 
