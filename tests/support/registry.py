@@ -31,6 +31,7 @@ class Registry:
 
     def __enter__(self) -> Registry:
         server = program("docker-registry", "docker-registry")
+        assert not self._listens(), f"somebody else listens on port {PORT}"
         self._forget_old_images()
         configuration = self._directory / "registry.yml"
         settings = {
@@ -58,6 +59,10 @@ class Registry:
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, (self._directory / "registry.log").read_text(encoding="utf-8")
+        return self._listens()
+
+    @staticmethod
+    def _listens() -> bool:
         with socket.socket() as client:
             return client.connect_ex(("127.0.0.1", PORT)) == 0
 
