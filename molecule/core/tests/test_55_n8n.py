@@ -100,8 +100,7 @@ def test_a_workflows_own_limit_ends_its_execution(editor: Editor) -> None:
     endless = code("await new Promise((done) => setTimeout(done, 600000)); return [];")
     with editor.workflow(endless, executionTimeout=3) as workflow:
         run = editor.finished(editor.start(workflow), seconds=30)
-    assert run.status == "canceled"
-    assert "timed out" in run.error
+    assert run.status == "canceled", run.error
 
 
 # --- pruning

@@ -129,13 +129,13 @@ class Roll:
         self.stream = stream_through(self.core, change, all_succeed=True)
 
     def _send_slow_ones(self) -> None:
-        """One every three seconds until the first worker is asked to stop: it has some then, and so has the other."""
+        """One every two seconds until the first worker is asked to stop: it has some then, and so has the other."""
         rolling = self.core.data_root / "state/slots-rolling.json"
 
         def a_worker_leaves() -> bool:
             return rolling.exists() and "worker" in rolling.read_text()
 
-        with NumberedStream(self.core, "/webhook/slow", rate=1 / 3) as self.slow:
+        with NumberedStream(self.core, "/webhook/slow", rate=0.5) as self.slow:
             wait_until(a_worker_leaves, "a worker to be rolled", seconds=300, every=0.1)
 
 
@@ -223,7 +223,7 @@ def test_both_halves_of_a_slot_come_back_from_kill_9(core: Deployment) -> None:
     after = core.containers()
     for service in ("n8n-worker-1", "n8n-runner-1"):
         assert after[service].id == before[service].id
-        assert after[service].attrs["RestartCount"] == before[service].attrs["RestartCount"] + 1
+        assert after[service].attrs["RestartCount"] > before[service].attrs["RestartCount"]
     for service in ("n8n-worker-2", "n8n-runner-2"):
         assert after[service].attrs["State"]["StartedAt"] == before[service].attrs["State"]["StartedAt"]
 
