@@ -1,6 +1,6 @@
-"""Keeps each stage's seconds and results below TEST_RESULTS; `python -m stage_table FOLDER SECONDS` prints all of them.
+"""Says at once what has failed, and keeps each stage's seconds and results below TEST_RESULTS. Loaded by bin/test.
 
-The last line is the sum over all stages, as `N passed, N failed, N skipped`. Loaded by bin/test.
+`python -m stage_table FOLDER SECONDS` prints all of them; the last line is the sum, as `N passed, N failed, N skipped`.
 """
 
 import json
@@ -21,6 +21,9 @@ class StageTable:
         stage["seconds"] += report.duration
         if report.when == "call" or report.outcome != "passed":
             stage[report.outcome] += 1
+        if report.failed:
+            # At once: the end of a run of deployments is an hour away.
+            print(f"\n{report.nodeid}: {report.when} failed\n{report.longreprtext[-4000:]}", flush=True)
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
