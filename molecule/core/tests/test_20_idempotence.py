@@ -34,6 +34,4 @@ def test_verify_passes_and_changes_nothing(core: Deployment) -> None:
     assert run.rc == 0, run.failures()
     assert run.changed == 0, run.changed_tasks()
     checklist = run.report.partition("Hardening checklist")[2].partition("\n\n")[0]
-    assert checklist.count(" pass ") == len(CHECKS) - 1 and "FAIL" not in checklist, checklist
-    assert re.search(r"^ +not used +The bucket of the backups", checklist, re.MULTILINE)
-    assert "not reached" not in checklist, checklist
+    assert len(re.findall(r"^ +pass ", checklist, re.MULTILINE)) == len(CHECKS), checklist
