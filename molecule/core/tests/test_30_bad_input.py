@@ -63,14 +63,9 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "EXECUTIONS_DATA_SAVE_ON_SUCCESS: 'true' is none of all, none",
         ),
     ),
-    "a secret that only the operator has": (
-        {
-            "platform_object_storage": "external",
-            "platform_s3_endpoint": "https://s3.example.org",
-            "object_storage_access_key_id": "",
-            "object_storage_secret_access_key": "",
-        },
-        ("object_storage_access_key_id is not set",),
+    "a bucket that does not hold the backups": (
+        {"platform_s3_endpoint": "https://s3.example.org"},
+        ("platform_s3_endpoint was https://10.203.5.1:18333 and is now https://s3.example.org",),
     ),
 }
 
