@@ -202,6 +202,10 @@ class Deployment:
         container = self.containers().get(service)
         return container is not None and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
 
+    def killed_for_memory(self) -> set[str]:
+        """Services whose present container has ever been; a restart does not clear the mark."""
+        return {service for service, c in self.containers().items() if c.attrs["State"]["OOMKilled"]}
+
     def fingerprint(self) -> dict[str, tuple[str, str]]:
         """Service -> (container id, start time): what an unchanged run must leave alone."""
         return {

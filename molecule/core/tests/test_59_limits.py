@@ -28,7 +28,7 @@ def returned(mib: int) -> str:
 @pytest.mark.parametrize("kind", smoke_and_full(["objects"], ["buffers", "output"]))
 def test_endless_allocation_fails_its_own_execution_only(core: Deployment, editor: Editor, kind: str) -> None:
     """The runner may die of it and comes back; the other slot does not notice, the worker stays."""
-    before, killed_before = core.fingerprint(), killed(core)
+    before, killed_before = core.fingerprint(), core.killed_for_memory()
     with editor.workflow(code(ENDLESS[kind])) as endless, editor.workflow(code("return [];")) as short:
         identifier = editor.start(endless)
         slot = worker_of(core, identifier)
@@ -47,12 +47,7 @@ def test_endless_allocation_fails_its_own_execution_only(core: Deployment, edito
     after = core.fingerprint()
     changed = {service for service in before if after.get(service) != before[service]}
     assert changed <= {f"n8n-runner-{slot}"}
-    assert killed(core) - killed_before <= {f"n8n-runner-{slot}"}
-
-
-def killed(core: Deployment) -> set[str]:
-    """Services whose present container has been killed for its memory; a restart does not clear the mark."""
-    return {service for service, c in core.containers().items() if c.attrs["State"]["OOMKilled"]}
+    assert core.killed_for_memory() - killed_before <= {f"n8n-runner-{slot}"}
 
 
 @pytest.mark.parametrize("mib", smoke_and_full([60], [33, 140]))
