@@ -90,7 +90,7 @@ def manager(tmp_path: Path) -> Callable[..., platform_images.Manager]:
 
     def make(images: list[dict[str, Any]], **options: Any) -> platform_images.Manager:
         given = {name: option.get("default") for name, option in platform_images.build_spec().items()}
-        entry = {"context": None, "digest": None, "suite": None, "base": "", "args": {}, "rootfs": {}}
+        entry = {"context": None, "digest": None, "suite": None, "base": "", "args": {}, "rootfs": {}, "files": {}}
         own = {
             "environment": "test-upstream",
             "releases_root": str(tmp_path / "releases"),
