@@ -30,12 +30,12 @@ def test_destroy_keeps_data_and_site_brings_it_back(core: Deployment) -> None:
     answered = {outcome for outcome in stream.outcomes.values() if isinstance(outcome, int)}
     assert answered <= {200, 502, 503}, stream.summary()
     assert stream.accepted
-    wait_until(
-        lambda: all(executions_of(core, stream).get(n) == ["success"] for n in stream.accepted),
-        "every accepted request to have succeeded once",
-        seconds=300,
-        every=5,
-    )
+
+    def all_succeeded() -> bool:
+        found = executions_of(core, stream)
+        return all(found.get(n) == ["success"] for n in stream.accepted)
+
+    wait_until(all_succeeded, "every accepted request to have succeeded once", seconds=300, every=5)
     assert {name: execute(core, "n8n-main", "cat", inside) for name, inside in KEPT.items()} == {
         name: name for name in KEPT
     }
