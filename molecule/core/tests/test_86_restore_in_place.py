@@ -109,6 +109,7 @@ def empty(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
+@pytest.mark.full
 def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Deployment, backup: Path) -> None:
     files, key = mark_volumes(core), secrets.token_hex(8)
     core.redis("SET", MARKED_KEY, key)
