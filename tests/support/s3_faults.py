@@ -189,23 +189,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._cut()
 
     def _reset_answer(self, fault: Fault) -> None:
-        answer, content = self._forwarded()
-        self.send_response_only(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in _HOP_BY_HOP:
-                self.send_header(name, value)
-        self.end_headers()
+        content = self._answered()
         self.wfile.write(content[: len(content) // 2])
         self.wfile.flush()
         self._cut()
 
     def _drip(self, fault: Fault) -> None:
-        answer, content = self._forwarded()
-        self.send_response_only(answer.status)
-        for name, value in answer.getheaders():
-            if name.lower() not in _HOP_BY_HOP:
-                self.send_header(name, value)
-        self.end_headers()
+        content = self._answered()
         self.close_connection = True
         for start in range(0, len(content), 512):
             if self.proxy.over(0.1):
@@ -220,6 +210,16 @@ class _Handler(BaseHTTPRequestHandler):
         # Without the store's checksum, which not every store sends.
         headers = [item for item in answer.getheaders() if not item[0].lower().startswith("x-amz-checksum")]
         self._send(answer.status, headers, content)
+
+    def _answered(self) -> bytes:
+        """Sends the head of the store's answer; its content is left to the caller."""
+        answer, content = self._forwarded()
+        self.send_response_only(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in _HOP_BY_HOP:
+                self.send_header(name, value)
+        self.end_headers()
+        return content
 
     def _cut(self) -> None:
         """RST instead of a proper end."""
