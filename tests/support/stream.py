@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 from http.client import HTTPException
 from types import TracebackType
 from uuid import uuid4
@@ -22,11 +23,13 @@ class NumberedStream:
     def __init__(self, deployment: Deployment, path: str, rate: float = 5.0, limit: int = 20_000) -> None:
         self.run = f"stream{uuid4().hex[:8]}"
         self.outcomes: dict[int, int | str] = {}
-        self._deployment, self._path, self._interval, self._limit = deployment, path, 1 / rate, limit
+        self.path, self.began = path, ""
+        self._deployment, self._interval, self._limit = deployment, 1 / rate, limit
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
     def __enter__(self) -> NumberedStream:
+        self.began = datetime.now(timezone.utc).isoformat()
         self._thread.start()
         return self
 
@@ -60,7 +63,7 @@ class NumberedStream:
             body = f'{{"number": "{self.run}-{n}."}}'.encode()
             headers = {"Content-Type": "application/json"}
             self.outcomes[n] = self._deployment.request(
-                "POST", self._path, body=body, headers=headers, timeout=60
+                "POST", self.path, body=body, headers=headers, timeout=60
             )[0]
         except (OSError, HTTPException) as error:
             self.outcomes[n] = type(error).__name__
@@ -77,3 +80,18 @@ def executions_of(deployment: Deployment, stream: NumberedStream) -> dict[int, l
     for number, status in rows:
         found.setdefault(int(number), []).append(status)
     return found
+
+
+def nameless_of(deployment: Deployment, stream: NumberedStream) -> list[str]:
+    """Statuses of the executions of the stream's workflow, since it began, that carry none of its numbers.
+
+    Of a job whose worker died and which Bull calls stalled, n8n 2.41.1 writes an execution that has failed and that
+    holds nothing of the request.
+    """
+    rows = deployment.sql(
+        'SELECT e.status FROM execution_entity e JOIN webhook_entity h ON h."workflowId" = e."workflowId" '
+        'LEFT JOIN execution_data d ON d."executionId" = e.id '
+        f"WHERE h.\"webhookPath\" = '{stream.path.rpartition('/')[2]}' AND e.\"createdAt\" >= '{stream.began}' "
+        f"AND coalesce(d.data, '') NOT LIKE '%{stream.run}-%'"
+    )
+    return [status for (status,) in rows]
