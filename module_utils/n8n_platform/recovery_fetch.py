@@ -174,7 +174,7 @@ def place(directory: Directory, name: str, target: Path) -> None:
 
 
 def former(target: Path) -> Path:
-    """Where what a restore has replaced is kept until the next good backup."""
+    """Where what a restore has replaced is kept until the next good daily or weekly backup."""
     return target.with_name(f"{target.name}.before-restore")
 
 
