@@ -5,10 +5,11 @@ A test marked `full` is part of its area's whole list; the others are its smoke 
 - full: everything.
 - smoke: nothing that is marked.
 - auto (default): full for areas that were never green in full with their present input files on this machine, as far
-  as their seconds fit into BUDGET_SECONDS; smoke for the others, and for all on a machine that has no images yet.
+  as their seconds fit into the time; smoke for the others, and for all on a machine that has no images yet.
 
-tests/areas.yml names the areas' test files, input files and the seconds that full adds to smoke. A record for each area
-lies below PLATFORM_CACHE (/var/cache/n8n-platform): the inputs' digest and the date when it was green in full.
+tests/areas.yml names the stages' seconds in smoke, and the areas' test files, input files and the seconds that full
+adds. The time is TEST_SECONDS (bin/test: until its limit; default 5100) less a reserve. A record for each area lies
+below PLATFORM_CACHE (/var/cache/n8n-platform): the inputs' digest and the date when it was green in full.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from stage_table import stage_of
 
 from tests.support.repository import ROOT, repository_files
 
 RECORDS = Path(os.environ.get("PLATFORM_CACHE", "/var/cache/n8n-platform")) / "green"
 DEPTHS = ("auto", "full", "smoke")
-# What is left of the 85 minutes of bin/test when every area is run in smoke.
-BUDGET_SECONDS = 60
+# Of a run's time: for a day on which everything is slower, by a quarter of the hour.
+RESERVE_SECONDS = 900
 # The engine may not run yet when this is asked.
 IMAGES = Path("/var/lib/docker/image")
 
@@ -84,9 +86,14 @@ class Area:
         new.replace(self.record)
 
 
+def listing() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / "tests/areas.yml").read_text(encoding="utf-8"))
+    return found
+
+
 @cache
 def areas() -> list[Area]:
-    listed = yaml.safe_load((ROOT / "tests/areas.yml").read_text(encoding="utf-8"))
+    listed = listing()
     shared = tuple(listed["shared_inputs"])
     return [
         Area(name, area["seconds"], tuple(area["tests"]), (*area["inputs"], *shared))
@@ -102,11 +109,17 @@ def images_cached() -> bool:
     return any("n8n-platform/n8n:" in path.read_text() for path in IMAGES.glob("*/repositories.json"))
 
 
-def decide(concerned: list[Area], wanted: str, *, cached: bool) -> dict[Area, str]:
-    """Area -> full or smoke; in `auto` those that were not green for longest come first."""
+def seconds_left(stages: set[str]) -> int:
+    """What a run of these stages in smoke leaves of its time."""
+    smoke = sum(seconds for stage, seconds in listing()["stages"].items() if stage in stages)
+    return int(os.environ.get("TEST_SECONDS", "5100")) - smoke - RESERVE_SECONDS
+
+
+def decide(concerned: list[Area], wanted: str, left: int) -> dict[Area, str]:
+    """Area -> full or smoke; in `auto`, with `left` seconds, those that were not green for longest come first."""
     if wanted != "auto":
         return dict.fromkeys(concerned, wanted)
-    depths, left = dict.fromkeys(concerned, "smoke"), BUDGET_SECONDS if cached else 0
+    depths = dict.fromkeys(concerned, "smoke")
     for area in sorted(concerned, key=lambda each: each.last.get("green", "")):
         if area.due and area.seconds <= left:
             depths[area] = "full"
@@ -125,7 +138,8 @@ class Depth:
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         owners = {item.nodeid: owner(item.nodeid.split("::")[0]) for item in items}
         concerned = list(dict.fromkeys(area for area in owners.values() if area))
-        self.depths = decide(concerned, self.wanted, cached=images_cached())
+        left = seconds_left({stage_of(nodeid) for nodeid in owners}) if images_cached() else 0
+        self.depths = decide(concerned, self.wanted, left)
         kept, dropped = [], []
         for item in items:
             area = owners[item.nodeid]

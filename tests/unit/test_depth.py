@@ -28,12 +28,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one area `a`, whose result depends on `input`; no records yet, images are there."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/areas.yml").write_text(
-        "shared_inputs: []\nareas: {a: {seconds: 100, tests: [tests/a/*], inputs: [input]}}\n"
+        "shared_inputs: []\nstages: {a: 1000, b: 3000}\nareas: {a: {seconds: 100, tests: [tests/a/*], inputs: [input]}}\n"
     )
     (tmp_path / "input").write_text("1")
     monkeypatch.setattr(subject, "ROOT", tmp_path)
     monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
-    monkeypatch.setattr(subject, "BUDGET_SECONDS", 1500)
+    monkeypatch.setenv("TEST_SECONDS", "5000")
     monkeypatch.setattr(subject, "repository_files", lambda: (tmp_path / "input",))
     monkeypatch.setattr(subject, "IMAGES", tmp_path / "engine")
     (tmp_path / "engine/overlay2").mkdir(parents=True)
@@ -90,14 +90,22 @@ def test_what_belongs_to_no_area_is_always_run(checkout: Path) -> None:
     assert "tests/b/test_y.py::test" in run("smoke")
 
 
+def test_full_is_run_only_where_the_time_lasts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # a 1000, b 3000, the reserve 900: 100 are left, which the area takes.
+    monkeypatch.setenv("TEST_SECONDS", "4999")
+    assert FULL not in run()
+    monkeypatch.setenv("TEST_SECONDS", "5000")
+    assert FULL in run()
+
+
 def test_what_does_not_fit_into_the_time_waits_its_turn(checkout: Path) -> None:
     def area(name: str) -> subject.Area:
         return subject.Area(name, 1000, (), ("input",))
 
     areas = [area("a"), area("b")]
-    assert [subject.decide(areas, "auto", cached=True)[each] for each in areas] == ["full", "smoke"]
+    assert [subject.decide(areas, "auto", 1500)[each] for each in areas] == ["full", "smoke"]
     areas[0].write()
     (checkout / "input").write_text("2")
     areas = [area("a"), area("b")]
-    assert [subject.decide(areas, "auto", cached=True)[each] for each in areas] == ["smoke", "full"]
-    assert set(subject.decide(areas, "full", cached=True).values()) == {"full"}
+    assert [subject.decide(areas, "auto", 1500)[each] for each in areas] == ["smoke", "full"]
+    assert set(subject.decide(areas, "full", 0).values()) == {"full"}
