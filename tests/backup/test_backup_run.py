@@ -140,7 +140,7 @@ def test_of_ten_starters_one_works_and_the_others_name_it(lab: BackupLab) -> Non
     assert len(sets(lab)) == len(before) + 1
 
 
-@pytest.mark.parametrize("percent", smoke_and_full([PERCENT], sorted({10, 50, 90, 99} - {PERCENT})))
+@pytest.mark.parametrize("percent", smoke_and_full([10, 50, 90, 99], [PERCENT]))
 def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(
     lab: BackupLab, seconds: float, percent: int
 ) -> None:

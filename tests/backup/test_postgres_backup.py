@@ -224,7 +224,7 @@ def hasty(lab: PostgresLab, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("percent", smoke_and_full([PERCENT], {10, 50, 90, 99} - {PERCENT}))
+@pytest.mark.parametrize("percent", smoke_and_full([10, 50, 90, 99], [PERCENT]))
 def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     lab: PostgresLab, percent: int
 ) -> None:
@@ -329,7 +329,7 @@ def test_a_restore_killed_at_any_step_leaves_the_old_state_and_can_be_repeated(l
     assert (lab.volume / "current").read_text().strip() == plan["generation"] and ids(lab) == expected
 
 
-@pytest.mark.parametrize("fault", smoke_and_full(["403", FAULT], sorted({*FAULTS} - {"403", FAULT})))
+@pytest.mark.parametrize("fault", smoke_and_full(FAULTS, ["403", FAULT]))
 def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
     lab: PostgresLab, proxy: FaultProxy, fault: str
 ) -> None:

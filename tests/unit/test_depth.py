@@ -28,7 +28,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one area `a`, whose result depends on `input`; no records yet, images are there."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests/areas.yml").write_text(
-        "shared_inputs: []\nstages: {a: 1000, b: 3000}\nareas: {a: {seconds: 100, tests: [tests/a/*], inputs: [input]}}\n"
+        "shared_inputs: []\nstages: {a: 1000, b: 3000}\n"
+        "areas: {a: {seconds: 100, tests: [tests/a/*], inputs: [input]}}\n"
     )
     (tmp_path / "input").write_text("1")
     monkeypatch.setattr(subject, "ROOT", tmp_path)

@@ -17,7 +17,7 @@ SERVICE = "redis-queue"
 VARIANTS = {"redis-7": "7.", "valkey-8": "8."}
 
 
-@pytest.fixture(params=smoke_and_full(["redis-7"], ["valkey-8"]))
+@pytest.fixture(params=smoke_and_full(["redis-7", "valkey-8"], ["redis-7"]))
 def variant(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
