@@ -79,9 +79,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup_redis import LOGIN
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 _STEP = "queue"
 # Every job of the queue as [state, id, data]; the caller's user reads all keys.

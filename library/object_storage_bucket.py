@@ -95,7 +95,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup_s3 import S3, Limits, S3Error
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.engine_run import OneShots
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 LIMITS = Limits(request=120)
 

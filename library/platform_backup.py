@@ -96,8 +96,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:

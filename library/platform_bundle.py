@@ -75,7 +75,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.secrets import fingerprint, make_directory, write_file
+from ansible.module_utils.n8n_platform.files import make_directory, write_file
+from ansible.module_utils.n8n_platform.secrets import fingerprint
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _VERSION = 1

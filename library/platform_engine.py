@@ -122,6 +122,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.apt_sources import configured_entries, own_entries
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError, JsonClient
 
 OS_RELEASE = Path("/etc/os-release")
@@ -292,10 +293,7 @@ class Manager:
     @staticmethod
     def _write(path: Path, content: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        write_file(path, content, mode=0o644)
 
     def _start(self) -> None:
         """Starts dockerd and waits for its socket; one that is on its way up already is only waited for."""

@@ -68,7 +68,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 _FILE = {
     "path": {"type": "path", "required": True},

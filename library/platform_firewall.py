@@ -87,6 +87,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.engine import PROJECT_LABEL, Engine
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 
 SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -343,10 +344,7 @@ class Manager:
             path.unlink(missing_ok=True)
         elif any(difference["name"] == str(path) for difference in self.differences):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.write_text(self.script(), encoding="utf-8")
-            temporary.chmod(0o700)
-            temporary.replace(path)
+            write_file(path, self.script(), mode=0o700)
 
 
 def guarded_bridges(engine: Engine, project: str) -> list[str]:

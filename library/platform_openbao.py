@@ -167,10 +167,10 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.openbao import SecretStore, StoreError
 from ansible.module_utils.n8n_platform.openbao_own import OwnStore
 from ansible.module_utils.n8n_platform.openbao_setup import StoreManager
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 _STATES = ("prepared", "restored", "configured", "verified")
 _RECOVERY = {

@@ -39,11 +39,11 @@ owner:
 
 import datetime
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.files import write_file
 
 
 def build_spec() -> dict[str, Any]:
@@ -85,9 +85,7 @@ class Manager:
     def apply(self, marks: list[dict[str, Any]]) -> None:
         for mark in marks:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_suffix(".new")
-            new.write_text(json.dumps(mark, indent=2) + "\n")
-            os.replace(new, self.path)
+            write_file(self.path, json.dumps(mark, indent=2) + "\n", mode=0o644)
         current = self.current()
         if self.params["state"] == "absent" and current and not self._is_foreign(current):
             self.path.unlink()

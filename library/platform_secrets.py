@@ -167,6 +167,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import secrets
+from ansible.module_utils.n8n_platform.files import make_directory, write_file
 from ansible.module_utils.n8n_platform.openbao import (
     STORE_ARGUMENTS,
     Secret,
@@ -307,13 +308,13 @@ class Manager:
     def apply_files(self, steps: list[tuple[Path, str | None, int, int, int]]) -> None:
         # The engine mounts single files, so nobody but root has to get into the directories.
         for directory in {self.root, *(file.path.parent for file in self.wanted)}:
-            secrets.make_directory(directory, 0o700)
+            make_directory(directory, 0o700)
         for path, content, uid, gid, mode in steps:
             if content is None:
                 path.unlink(missing_ok=True)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                secrets.write_file(path, content, uid, gid, mode)
+                write_file(path, content, uid, gid, mode)
         for directory in self.root.iterdir():
             if directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()

@@ -89,10 +89,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_exec import Inside
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore, Target
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:

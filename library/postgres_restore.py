@@ -132,10 +132,10 @@ from ansible.module_utils.n8n_platform import postgres_generations, recovery
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 
 def build_spec() -> dict[str, Any]:

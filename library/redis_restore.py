@@ -88,9 +88,9 @@ from ansible.module_utils.n8n_platform import recovery_fetch
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.engine import Engine, EngineError
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots
+from ansible.module_utils.n8n_platform.files import make_directory
 from ansible.module_utils.n8n_platform.recovery import RecoveryError
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
-from ansible.module_utils.n8n_platform.secrets import make_directory
 
 _STATES = ("restored", "kept", "reverted", "discarded")
 # Prints: keys read from the dump, of which with an expiry; keys loaded; keys found by a start from the AOF alone.

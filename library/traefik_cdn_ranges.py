@@ -61,14 +61,13 @@ ranges:
 
 import ipaddress
 import json
-import os
 import ssl
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 _LARGEST_ANSWER = 32 * 1024 * 1024
 # A shorter prefix is no CDN's but a mistake, by which half of the world would be believed.
@@ -113,7 +112,7 @@ class Manager:
         return [] if self.before == self.after else [f"write {self.path}"]
 
     def apply(self) -> None:
-        write_file(self.path, self.after, os.getuid(), os.getgid(), 0o644)
+        write_file(self.path, self.after, mode=0o644)
 
     def _ask(self, url: str) -> list[Network]:
         context = ssl.create_default_context()

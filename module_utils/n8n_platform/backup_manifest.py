@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, run_moment
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 VERSION = 1
 NAME = "manifest.json"

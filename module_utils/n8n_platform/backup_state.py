@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.file_lock import file_lock
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 STATE = "backup-state.json"
 LOG = "backup.log"

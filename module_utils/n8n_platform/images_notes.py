@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform import images_prune
+from ansible.module_utils.n8n_platform.files import write_file
 
 PROGRAM = "platform-prune-images"
 
@@ -31,6 +32,4 @@ class Notes:
     def write(self, paths: list[Path]) -> None:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}")
-            temporary.write_text(self._wanted[path])
-            temporary.replace(path)
+            write_file(path, self._wanted[path], mode=0o644)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform import openbao_restore, openbao_setup
+from ansible.module_utils.n8n_platform.files import make_directory, write_file
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
 from ansible.module_utils.n8n_platform.openbao_setup import StoreManager
-from ansible.module_utils.n8n_platform.secrets import issuer_names, make_directory, write_file
+from ansible.module_utils.n8n_platform.secrets import issuer_names
 
 _SOCKET_LENGTH = 107
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
-from ansible.module_utils.n8n_platform.secrets import write_file
 
 SEAL_KEY = "openbao.key"
 # Hexadecimal, because the server trims white space off a raw key.

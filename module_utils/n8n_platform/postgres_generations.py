@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
-from ansible.module_utils.n8n_platform.secrets import write_file
+from ansible.module_utils.n8n_platform.files import write_file
 
 UID = 2001
 

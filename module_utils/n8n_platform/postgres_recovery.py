@@ -18,13 +18,13 @@ from typing import Any
 from ansible.module_utils.n8n_platform import pgbackrest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
+from ansible.module_utils.n8n_platform.files import sync_directory
 from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest, Repository
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
     write_current,
 )
-from ansible.module_utils.n8n_platform.secrets import sync_directory
 
 _ROOT = "/var/lib/postgresql"
 _KEYS = "/run/pgbackrest"

@@ -16,9 +16,9 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import backup_manifest
 from ansible.module_utils.n8n_platform.backup import Definition, Exit, sha256_of
+from ansible.module_utils.n8n_platform.files import make_directory, write_file
 from ansible.module_utils.n8n_platform.recovery import RecoveryError, target_of
 from ansible.module_utils.n8n_platform.restic import Restic
-from ansible.module_utils.n8n_platform.secrets import make_directory, write_file
 
 # File in `keys/` -> where a running source has it: a root of its definition and the path below.
 SOURCE_KEYS = {

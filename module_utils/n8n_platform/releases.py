@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.compose import slots, tiers, to_stack
 from ansible.module_utils.n8n_platform.compose_cli import INDEX
 from ansible.module_utils.n8n_platform.compose_policy import LABEL
 from ansible.module_utils.n8n_platform.compose_yaml import dump
+from ansible.module_utils.n8n_platform.files import write_file
 
 COMPOSE = "compose.yaml"
 _HISTORY = "history.json"
@@ -72,9 +73,7 @@ class Releases:
     def switch(self, release: str) -> None:
         """Records the release as the latest and puts it in force."""
         history = [*(known for known in self._history() if known != release), release]
-        temporary = self._root / f".{_HISTORY}.new"
-        temporary.write_text(json.dumps(history[-self._keep :]) + "\n", "utf-8")
-        temporary.replace(self._root / _HISTORY)
+        write_file(self._root / _HISTORY, json.dumps(history[-self._keep :]) + "\n", mode=0o644)
         config.switch(self._root / config.CURRENT, release)
 
     def stale(self, upcoming: str) -> list[Path]:

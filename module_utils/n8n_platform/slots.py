@@ -17,6 +17,7 @@ from ansible.module_utils.n8n_platform.compose_cli import ComposeCli, read_index
 from ansible.module_utils.n8n_platform.compose_policy import LABEL
 from ansible.module_utils.n8n_platform.engine import CONFIG_HASH_LABEL, PROJECT_LABEL, SERVICE_LABEL, Engine
 from ansible.module_utils.n8n_platform.file_lock import file_lock
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.slot_policy import Act, Member, Slot, SlotError
 
 _POLL_SECONDS = 0.5
@@ -113,7 +114,7 @@ class Slots:
 
     def _replace(self, act: Act) -> None:
         with self._logged(act.verb, act.slot):
-            self._rolling.write_text(json.dumps([act.slot.name]), "utf-8")
+            write_file(self._rolling, json.dumps([act.slot.name]), mode=0o644)
             self._drain(act.slot)
             self._compose.up([member.service for member in act.slot.members])
             self._wait_healthy([act.slot])

@@ -18,6 +18,7 @@ from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.files import make_directory, write_file
 from ansible.module_utils.n8n_platform.pgbackrest import PgBackRest
 
 from tests.support.certificates import Authority
@@ -149,9 +150,9 @@ class PostgresLab:
         }
         for name, text in contents.items():
             service, uid = ("host", 0) if specs.get(name, {}).get("host") else (SERVICE, 2001)
-            secrets.make_directory(self.data / "secrets", 0o711)
-            secrets.make_directory(self.data / "secrets" / service, 0o711)
-            secrets.write_file(self.data / "secrets" / service / name, text, uid, uid)
+            make_directory(self.data / "secrets", 0o711)
+            make_directory(self.data / "secrets" / service, 0o711)
+            write_file(self.data / "secrets" / service / name, text, uid, uid)
 
     def _certificates(self) -> dict[str, str]:
         folder = self.data / "certificates"

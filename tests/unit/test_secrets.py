@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform import secrets
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.secrets import SecretError
 
 
@@ -109,17 +110,17 @@ def test_consumers_are_checked(tmp_path: Path, service: dict[str, Any], words: s
 def test_files_are_exact_and_replaced_as_a_whole(tmp_path: Path) -> None:
     path = tmp_path / "pw"
     file = secrets.SecretFile(path, os.getuid(), os.getgid(), "pw")
-    secrets.write_file(path, "one", os.getuid(), os.getgid())
+    write_file(path, "one")
     first = path.stat().st_ino
     assert path.read_bytes() == b"one" and secrets.is_in_place(file, "one")
-    secrets.write_file(path, "two", os.getuid(), os.getgid())
+    write_file(path, "two")
     assert path.stat().st_ino != first and [entry.name for entry in tmp_path.iterdir()] == ["pw"]
 
 
 @pytest.mark.parametrize("harm", ["content", "newline", "mode", "link", "gone", "owner"])
 def test_any_difference_is_seen(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "pw"
-    secrets.write_file(path, "value", os.getuid(), os.getgid())
+    write_file(path, "value")
     path.chmod(0o600)
     if harm == "content":
         path.write_text("valuf")

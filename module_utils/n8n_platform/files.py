@@ -1,0 +1,48 @@
+"""Files and directories that are written as a whole, or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_file(path: Path, content: str | bytes, uid: int = -1, gid: int = -1, mode: int = 0o400) -> None:
+    """Replaces the file as a whole: a reader, or a machine that loses power, sees the old or the new one.
+
+    uid, gid: -1 is the process's own.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            os.fchown(stream.fileno(), uid, gid)
+            os.fchmod(stream.fileno(), mode)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> bool:
+    """Creates or corrects one directory (parents 0755 root); returns whether anything changed."""
+    created = not path.is_dir()
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    found = path.stat()
+    if (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (mode, uid, gid):
+        return created
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+    return True
