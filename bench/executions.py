@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from bench.cgroup import cpu_seconds
 from bench.load import TimedStream, finished, wait_for_all
@@ -21,7 +22,7 @@ def measure(tuned: Deployment, untuned: Deployment, form: str, rounds: int, seco
         deploy_test_workflows(deployment)
     idle = {name: idle_transactions(deployment) for name, deployment in environments.items()}
     ways = {
-        name: lambda name=name, deployment=deployment: sample(deployment, seconds, idle[name])
+        name: partial(sample, deployment, seconds, idle[name])
         for name, deployment in environments.items()
     }
     samples = interleaved(ways, rounds, warm_up=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import tempfile
-from pathlib import Path
 
 from bench.filling import fill
 from bench.samples import ROOT, Sample, load, save, timed
@@ -15,11 +13,12 @@ from tests.support.off_site import OffSite
 
 
 def measure(deployment: Deployment, form: str, rounds: int, megabytes: int) -> None:
-    """The environment is made anew, with a bucket, and is gone at the end."""
+    """The environment is made anew, with a bucket, and is gone at the end; so is what the bucket held before."""
     samples: dict[str, list[Sample]] = {"in place, from this host's repository": [], "empty host, from the bucket": []}
-    with tempfile.TemporaryDirectory(prefix="n8n-platform-bench-") as folder, OffSite(Path(folder)) as place:
+    with OffSite() as place:
+        place.renew()
         deployment.destroy()
-        deployment.converge(**place.variables)
+        deployment.converge(**place.inventory, **place.keys)
         filled = fill(str(deployment.containers()["postgres-n8n"].name), megabytes, "bench")
         for _ in range(rounds):
             backed_up = timed(lambda: play(deployment, place, "backup"))

@@ -8,7 +8,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def command(argv: list[str], environment: dict[str, str] | None = None) -> Calla
 
 
 def interleaved(
-    ways: dict[str, Callable[[], Sample]], rounds: int, warm_up: bool = False
+    ways: Mapping[str, Callable[[], Sample]], rounds: int, warm_up: bool = False
 ) -> dict[str, list[Sample]]:
     """A B C, C B A, A B C ...: whatever else the machine does meets all of them alike."""
     samples: dict[str, list[Sample]] = {name: [] for name in ways}

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from http.client import HTTPException
 from types import TracebackType
+from typing import Self
 from uuid import uuid4
 
 from tests.support.deployment import Deployment
@@ -28,7 +29,7 @@ class NumberedStream:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send_all, daemon=True)
 
-    def __enter__(self) -> NumberedStream:
+    def __enter__(self) -> Self:
         self.began = datetime.now(timezone.utc).isoformat()
         self._thread.start()
         return self
