@@ -33,7 +33,7 @@ spec = importlib.util.spec_from_file_location("leave_first", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 module.PORT, module.PROGRAM_PORT = int(sys.argv[2]), int(sys.argv[3])
-module.LEAVE_SECONDS, module.FINISH_SECONDS = 1.0, 1.0
+module.LEAVE_SECONDS, module.FINISH_SECONDS, module.SLOW_SECONDS = 1.0, 1.0, 3.0
 sys.argv = ["leave-first.py", sys.executable, "-c", sys.argv[4], sys.argv[3], sys.argv[5]]
 sys.exit(module.main())
 """
@@ -146,3 +146,23 @@ def test_who_waits_for_nobody_is_ended(wrapped: Callable[[str], Wrapped]) -> Non
     processor = wrapped("stays")
     processor.tell()
     assert processor.end()[0] == 0
+
+
+def test_who_is_slow_stays_for_a_while(wrapped: Callable[[str], Wrapped]) -> None:
+    processor = wrapped("ends")
+    (program,) = Path(f"/proc/{processor.process.pid}/task/{processor.process.pid}/children").read_text().split()
+    os.kill(int(program), signal.SIGSTOP)
+    assert status(processor.port) == 200, "it only takes longer"
+    processor.wait_for(503)
+    os.kill(int(program), signal.SIGCONT)
+    processor.wait_for(200)
+
+
+def test_who_is_gone_is_not_taken_for_slow() -> None:
+    code = (
+        "import importlib.util, sys; spec = importlib.util.spec_from_file_location('m', sys.argv[1]);"
+        "m = importlib.util.module_from_spec(spec); spec.loader.exec_module(m);"
+        "m.PROGRAM_PORT, m.last_ready = int(sys.argv[2]), m.time.monotonic(); print(m.own_readiness())"
+    )
+    argv = [sys.executable, "-c", code, SCRIPT, str(free_port())]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip() == "503"
