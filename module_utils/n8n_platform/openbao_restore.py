@@ -91,10 +91,12 @@ def await_approle(store: SecretStore, seconds: float) -> bool:
 
 
 def adopt(record: Record, source: Record, digest: str) -> None:
-    """Makes the source's record the one of this store, and notes what it was restored from."""
-    values = {**source.values, **{key: record.get(key) for key in _OWN_VALUES}}
+    """Makes the source's record the one of this store, and notes what it was restored from: the source may have been
+    restored itself."""
+    own = {key: record.get(key) for key in _OWN_VALUES}
+    values = {**source.values, **own, "restored": digest}
     outdated = dict.fromkeys(set(record.values) - set(values))
-    record.update(**outdated, **values, restored=digest)
+    record.update(**outdated, **values)
 
 
 def _check_archive(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 from collections.abc import Iterator
@@ -91,6 +92,14 @@ def test_the_restored_store_has_the_sources_secrets_and_keys(
     theirs, ours = record(tmp_path / "source"), record(tmp_path)
     assert {key: ours[key] for key in theirs} == theirs
     assert "root_token" not in ours
+
+
+def test_a_source_that_was_restored_itself_is_restored_like_any(tmp_path: Path, target: State) -> None:
+    path = tmp_path / "backup/openbao.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "restored": "an older snapshot"}))
+    start(tmp_path, target)
+    assert run(tmp_path, "restored") == ["restore"]
+    assert (run(tmp_path, "restored"), run(tmp_path, "configured"), run(tmp_path, "verified")) == ([], [], [])
 
 
 def test_a_second_run_changes_nothing(tmp_path: Path, target: State) -> None:

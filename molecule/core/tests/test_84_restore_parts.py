@@ -58,6 +58,17 @@ def test_a_fresh_store_takes_the_sources_snapshot_and_keys(
         assert target.run("configured", made) == []
         target.run("verified")
         assert target.run("restored", made) == []
+        again = tmp_path / "again"
+        again.mkdir()
+        (again / "openbao.snap").write_bytes(target.store().snapshot())
+    shutil.copy(tmp_path / "target/state/openbao.json", again)
+    shutil.copy(tmp_path / "target/seal/openbao.key", again)
+
+    third = OwnStore(core.engine, image("openbao"), tmp_path / "third")
+    third.run("prepared", again)
+    with third.serving():
+        assert third.run("restored", again) == ["restore"], "what was restored can be lost, too"
+        assert third.store().get("n8n_encryption_key") == "the key of the source"
 
 
 def test_another_seal_key_and_a_damaged_snapshot_are_refused_and_nothing_is_kept(
