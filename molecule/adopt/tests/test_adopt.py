@@ -1,6 +1,5 @@
 """An existing n8n comes into a new environment whole, or not at all. The tests build on each other."""
 
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from tests.support.plain_n8n import EMAIL, PlainN8n
 TABLES = ("workflow_entity", "credentials_entity", '"user"', "execution_entity")
 HOST = "n8n.localhost"
 SECRET = "Bearer canary-of-an-adopted-credential"
-NIGHTLY = bool(os.environ.get("TEST_NIGHTLY"))
 
 
 class Source:
@@ -32,7 +30,7 @@ class Source:
         self.certificate, self.certificate_key = folder / "own.crt", folder / "own.key"
         self.authority.issue(self.certificate, self.certificate_key, ["*.localhost", HOST])
         self.ids = {table: n8n.ids(table) for table in TABLES}
-        for form in ("custom", "plain", "entities") if NIGHTLY else ("custom", "plain"):
+        for form in ("custom", "plain", "entities"):
             n8n.dump(folder / form, form)
 
     def write(self, name: str, text: str) -> Path:
@@ -147,7 +145,7 @@ def test_an_environment_with_data_is_refused(adopt: Deployment, source: Source) 
     refused(adopt, source, "only a new environment adopts")
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="a first start more for each form: make test-nightly")
+@pytest.mark.full
 @pytest.mark.parametrize("form", ["plain", "entities"])
 def test_it_comes_whole_in_another_form(adopt: Deployment, source: Source, form: str) -> None:
     adopt.destroy()

@@ -95,7 +95,7 @@ def test_fifty_executions_spread_over_all_workers(core: Deployment) -> None:
     assert sum(taken.values()) == 50 and min(taken.values()) > 0, taken
 
 
-@pytest.mark.skipif(not NIGHTLY, reason="three more workers come and go: make test-nightly")
+@pytest.mark.full
 def test_five_workers_take_part(core: Deployment) -> None:
     core.converge(platform_size="{{ platform_profiles.standard | combine({'webhooks': 2, 'workers': 5}) }}")
     taken = taken_of_fifty(core)
