@@ -25,7 +25,7 @@ from tests.support.stream import NumberedStream, executions_of, nameless_of
 NIGHTLY = bool(os.environ.get("TEST_NIGHTLY"))
 # Requests a second. Two cores finish ten executions a second beside the change itself: what is more waits in the queue
 # and has to be waited for.
-RATE = 20.0
+RATE = 20.0 if NIGHTLY else 5.0
 RECOVERY = {"N8N_EXECUTIONS_QUEUE_RECOVERY_INTERVAL": "1"}
 
 
