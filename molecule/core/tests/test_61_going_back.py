@@ -9,10 +9,9 @@ from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
 
 
-def run(core: Deployment, name: str, **changes: str) -> None:
+def run(core: Deployment, command: str, **changes: str) -> None:
     """A block of the docs for this environment."""
     changes |= {"n8n-local": core.project, "/local/": f"/{core.name}/", "inventories/local": str(core.inventory)}
-    command = doc_block(name)
     for written, here in changes.items():
         command = command.replace(written, here)
     done = subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -28,8 +27,8 @@ def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
     n8n = {each for each in before if each.startswith(("n8n-main", "n8n-webhook-", "n8n-worker-"))}
     levels = {each: level(core, each) for each in n8n}
 
-    run(core, "going-back", **{"<id>": former})
-    run(core, "going-back-slots")
+    run(core, doc_block("going-back"), **{"<id>": former})
+    run(core, doc_block("going-back-slots"))
 
     assert (releases / "current").readlink().name == former
     after = core.fingerprint()
@@ -44,7 +43,7 @@ def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
 
 def test_a_slot_by_hand(core: Deployment) -> None:
     before = core.fingerprint()
-    run(core, "slot-by-hand", **{"worker-3": "worker-2"})
+    run(core, doc_block("slot-by-hand"), **{"worker-3": "worker-2"})
     after = core.fingerprint()
     assert {each for each in after if after[each] != before[each]} == {"n8n-worker-2", "n8n-runner-2"}
     last = json.loads((core.data_root / "state/slots.log").read_text().splitlines()[-1])
