@@ -59,7 +59,7 @@ def test_it_is_small_private_and_of_the_forecast_s_size_at_most(
 
 def test_it_can_be_restored_by_itself_without_the_platform(lab: PostgresLab, dump: dict[str, Any]) -> None:
     server = "initdb -D /tmp/d -U postgres > /dev/null && pg_ctl -D /tmp/d -w -l /tmp/log -o '-k /tmp -h \"\"' start"
-    restore = doc_block("dump-by-itself").replace("dump-n8n.dump", "/dump")
+    restore = doc_block("dump-by-itself").strip().replace("dump-n8n.dump", "/dump")
     look = f'psql -XqAtd n8n -c "{HASH}"'
     script = f"set -e; export PGHOST=/tmp PGUSER=postgres; {server} > /dev/null; {restore}; {look}"
     argv = [
