@@ -14,11 +14,6 @@ description:
   - C(daemon.json) is written where it is ours (it carries the label C(io.n8n-platform.managed)), or absent
     while no engine answers; before the packages are there too, since their service starts at once.
 options:
-  state:
-    description: V(inspected) changes nothing; V(started) also starts the engine.
-    type: str
-    choices: [inspected, started]
-    default: started
   required:
     description: Fail when engine or Compose are missing or do not answer at the end.
     type: bool
@@ -224,10 +219,9 @@ class Manager:
         self._refuse_old(engine["version"])
         self.seen["sufficient"] = self._sufficient()
         self.differences = []
-        if self.params["state"] == "started":
-            self._plan_configuration(engine["answering"])
-            if self.seen["sufficient"] and not engine["answering"] and not self.seen["systemd"]:
-                self.differences.append({"name": "engine", "before": "not answering", "after": "started"})
+        self._plan_configuration(engine["answering"])
+        if self.seen["sufficient"] and not engine["answering"] and not self.seen["systemd"]:
+            self.differences.append({"name": "engine", "before": "not answering", "after": "started"})
         return self.differences
 
     def _refuse_old(self, version: str) -> None:
@@ -346,7 +340,6 @@ class Manager:
 
 def build_spec() -> dict[str, Any]:
     return {
-        "state": {"type": "str", "choices": ["inspected", "started"], "default": "started"},
         "required": {"type": "bool", "default": False},
         "minimum_engine": {"type": "str", "default": "24.0"},
         "minimum_compose": {"type": "str", "default": "2.18"},

@@ -2,7 +2,8 @@
 
 Installed on the target and called every other minute (systemd timer or cron). What is due follows from the time of the
 last run, not from the clock alone: a missed run is made up for at the next call, and a change to or from daylight
-saving time neither skips nor doubles one.
+saving time neither skips nor doubles one. A job that never ran is due at once, one with ``wait`` not before the next
+moment of its calendar.
 
 Calendars (times are local to the environment's time zone): ``every N minutes`` (N divides 60), ``hourly``,
 ``daily HH:MM``, ``weekly mon HH:MM``, ``monthly D HH:MM`` (D is 1 to 28).
@@ -75,10 +76,12 @@ def _moment(day: date, at: time, zone: ZoneInfo) -> datetime:
 class Schedule:
     """The jobs of one environment with their last runs, kept as one small file each below `state`."""
 
-    def __init__(self, definition: dict[str, Any], state: Path) -> None:
+    def __init__(self, definition: dict[str, Any], state: Path, written: datetime | None = None) -> None:
+        """`written`: since when the definition is in force; needed where a job waits."""
         self.zone = ZoneInfo(definition["time_zone"])
         self.jobs: list[dict[str, Any]] = definition["jobs"]
         self.state = state
+        self.written = written
 
     def last(self, name: str) -> dict[str, Any] | None:
         """`{started, finished, rc}` of the last run of a job, or None."""
@@ -86,11 +89,12 @@ class Schedule:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     def due_jobs(self, now: datetime) -> list[dict[str, Any]]:
-        def last_run(name: str) -> datetime | None:
-            last = self.last(name)
-            return datetime.fromisoformat(last["started"]) if last else None
+        def last_run(job: dict[str, Any]) -> datetime | None:
+            if last := self.last(job["name"]):
+                return datetime.fromisoformat(last["started"])
+            return self.written if job.get("wait") else None
 
-        return [job for job in self.jobs if due(now, last_run(job["name"]), job["calendar"], self.zone)]
+        return [job for job in self.jobs if due(now, last_run(job), job["calendar"], self.zone)]
 
     def run(self, job: dict[str, Any], now: datetime) -> int:
         """Runs a job; its output goes to `<name>.log` (the last run only) and its end to `<name>.json`."""
@@ -128,7 +132,8 @@ def main() -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return 0
-        schedule = Schedule(json.loads(options.definition.read_text(encoding="utf-8")), options.state)
+        written = datetime.fromtimestamp(options.definition.stat().st_mtime, timezone.utc)
+        schedule = Schedule(json.loads(options.definition.read_text(encoding="utf-8")), options.state, written)
         now = datetime.now(timezone.utc)
         jobs = schedule.due_jobs(now)
         if options.list:

@@ -126,6 +126,21 @@ def test_nothing_that_is_written_in_clear_holds_a_secret(lab: BackupLab) -> None
     assert [path for path in files for value in values if value in path.read_text()] == []
 
 
+@pytest.mark.full
+def test_a_lost_backup_folder_is_made_anew_and_filled(lab: BackupLab) -> None:
+    """By what a site run does, and the next full set; nothing of the former ones is missed."""
+    lost = lab.root / "lost"
+    lab.backups.rename(lost)
+    try:
+        lab.service().initialise()
+        run = made(lab)
+        assert sets(lab) == [run] and snapshots(lab) == {run}
+        assert orphans(lab) == "" and left_over(lab) == []
+    finally:
+        shutil.rmtree(lab.backups)
+        lost.rename(lab.backups)
+
+
 def test_of_ten_starters_one_works_and_the_others_name_it(lab: BackupLab) -> None:
     before = sets(lab)
     with ThreadPoolExecutor(10) as pool:

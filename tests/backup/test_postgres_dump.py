@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.postgres_dump_restore import DumpRestore,
 
 from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
+from tests.support.docs import doc_block
 from tests.support.postgres_lab import SERVICE, PostgresLab
 
 KIND = PgDump({"name": "dump-n8n", "kind": "pg_dump", "service": SERVICE, "database": "n8n"})
@@ -58,10 +59,9 @@ def test_it_is_small_private_and_of_the_forecast_s_size_at_most(
 
 def test_it_can_be_restored_by_itself_without_the_platform(lab: PostgresLab, dump: dict[str, Any]) -> None:
     server = "initdb -D /tmp/d -U postgres > /dev/null && pg_ctl -D /tmp/d -w -l /tmp/log -o '-k /tmp -h \"\"' start"
-    roles = "psql -qh /tmp -U postgres -c 'CREATE ROLE n8n_owner' -c 'CREATE DATABASE n8n'"
-    restore = "pg_restore -h /tmp -U postgres -d n8n --exit-on-error /dump"
-    look = f'psql -XqAth /tmp -U postgres -d n8n -c "{HASH}"'
-    script = f"{server} > /dev/null && {roles} && {restore} && {look}"
+    restore = doc_block("dump-by-itself").strip().replace("dump-n8n.dump", "/dump")
+    look = f'psql -XqAtd n8n -c "{HASH}"'
+    script = f"set -e; export PGHOST=/tmp PGUSER=postgres; {server} > /dev/null; {restore}; {look}"
     argv = [
         "docker",
         "run",

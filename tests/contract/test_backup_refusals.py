@@ -1,13 +1,10 @@
 """What production refuses to be backed up with, before anything is changed: each refusal names its variable."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-from contract.conftest import ROOT
+from tests.support.made_up_play import play, run_play, written
 
 GOOD: dict[str, Any] = {
     "platform_environment": "production",
@@ -85,25 +82,8 @@ def said(folder: Path) -> dict[str, str]:
         for n, (role, changes, _) in enumerate(CASES.values())
     ]
     words = {name: f"{{{{ said_{n} | default('') }}}}" for n, name in enumerate(CASES)}
-    write = {"dest": str(folder / "said.json"), "content": "{{ words | to_json }}"}
-    tasks.append({"ansible.builtin.copy": write, "vars": {"words": words}})
-    (folder / "book.yml").write_text(yaml.safe_dump([{"hosts": "platform", "gather_facts": False, "tasks": tasks}]))
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
-    roots = {"platform_root": str(folder / "data")}
-    done = subprocess.run(
-        [*command, "-e", json.dumps(roots), str(folder / "book.yml")],
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(folder),
-            "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
-            "ANSIBLE_ROLES_PATH": str(ROOT / "roles"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    book = [play(*tasks, written(folder / "said.json", words))]
+    run_play(folder, book, platform_root=str(folder / "data"))
     assert not (folder / "data").exists(), "something was changed"
     found: dict[str, str] = json.loads((folder / "said.json").read_text())
     return found

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from contract.conftest import ROOT
+
+from tests.support.made_up_play import play, run_play, written
 
 ROLE = "made_up"
 CONTRIBUTION: dict[str, Any] = {
@@ -45,19 +46,16 @@ CONTRIBUTION: dict[str, Any] = {
     "backup": [{"name": "made-up", "kind": "directory", "path": "{{ platform_volumes_root }}/made-up"}],
     "schedule": [{"name": "made-up-job", "calendar": "daily 03:30", "command": ["/bin/true"]}],
 }
+JOBS = "{{ __schedule_jobs }}"
 MERGED = {
     "routes": "{{ __traefik_routes }}",
     "host_names": "{{ __traefik_host_names }}",
-    "jobs": "{{ __schedule_jobs }}",
+    "jobs": JOBS,
     "secrets": "{{ __secrets_entries }}",
     "items": "{{ __backup_definition['items'] }}",
 }
 # Roles contribute these only where a variable says so.
 ON_DEMAND = {"certificates": "{{ __traefik_contribution.backup }}"}
-
-
-def play(*tasks: dict[str, Any]) -> dict[str, Any]:
-    return {"hosts": "platform", "gather_facts": False, "tasks": list(tasks)}
 
 
 def enter(role: str, entry: str, **more: Any) -> dict[str, Any]:
@@ -73,10 +71,6 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (role / name).mkdir(parents=True)
         (role / name / "main.yml").write_text(yaml.safe_dump(content))
 
-    def write(name: str, content: Any, **variables: Any) -> dict[str, Any]:
-        copy = {"dest": str(folder / f"{name}.json"), "content": "{{ content | to_json }}"}
-        return {"ansible.builtin.copy": copy, "vars": {"content": content, **variables}}
-
     made_up = enter(ROLE, "main")
     book = [
         # As a check: Compose's own check needs a Docker client, which a bare machine gets only later.
@@ -84,39 +78,30 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             made_up,
             enter("volumes", "config"),
             enter("compose_project", "config", check_mode=True),
-            write("release", "{{ __compose_project_release }}"),
+            written(folder / "release.json", "{{ __compose_project_release }}"),
         ),
         # Only their variables are wanted here: a role imported under a false condition is in sight and does nothing.
         play(
             made_up,
             *(enter(name, "config", when=False) for name in ("traefik", "schedule", "secrets", "backup")),
-            write("merged", MERGED),
-            write("demanded", ON_DEMAND, traefik_acme_enabled=True),
+            written(folder / "merged.json", MERGED),
+            written(folder / "demanded.json", ON_DEMAND, traefik_acme_enabled=True),
+            # As facts: they need no connection, which could not be made.
+            {"ansible.builtin.set_fact": {"elsewhere": JOBS}, "vars": {"ansible_connection": "ssh"}},
+            {"ansible.builtin.set_fact": {"undrilled": JOBS}, "vars": {"backup_drill_maximum_age_days": 0}},
+            written(folder / "jobs.json", {"elsewhere": "{{ elsewhere }}", "undrilled": "{{ undrilled }}"}),
         ),
     ]
-    (folder / "book.yml").write_text(yaml.safe_dump(book))
-    variables = {
-        "platform_environment": "made-up",
-        "platform_root": str(folder),
-        "volumes_extra_directories": [],
-    }
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
-    done = subprocess.run(
-        [*command, "-e", json.dumps(variables), str(folder / "book.yml")],
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(folder),
-            "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
-            "ANSIBLE_ROLES_PATH": f"{folder / 'roles'}:{ROOT / 'roles'}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    run_play(
+        folder,
+        book,
+        folder / "roles",
+        platform_environment="made-up",
+        platform_root=str(folder),
+        volumes_extra_directories=[],
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = [json.loads((folder / f"{name}.json").read_text()) for name in ("release", "merged", "demanded")]
-    return {"tiers": results[0]["tiers"], "data": folder / "made-up", **results[1], **results[2]}
+    results = [json.loads((folder / f"{name}.json").read_text()) for name in ("release", "merged", "demanded", "jobs")]
+    return {"tiers": results[0]["tiers"], "data": folder / "made-up", **results[1], **results[2], **results[3]}
 
 
 def test_compose_runs_its_service(merged: dict[str, Any]) -> None:
@@ -139,6 +124,27 @@ def test_its_secret_is_made(merged: dict[str, Any]) -> None:
 
 def test_its_job_is_scheduled(merged: dict[str, Any]) -> None:
     assert CONTRIBUTION["schedule"][0] in merged["jobs"]
+
+
+def test_a_host_that_is_the_control_host_drills_by_the_playbook_of_this_checkout(merged: dict[str, Any]) -> None:
+    (job,) = [job for job in merged["jobs"] if job["name"] == "drill"]
+    assert job["calendar"] == "weekly sat 04:17"
+    assert job["wait"] is True, "not in the minutes after a first start"
+    checkout = merged["data"].parent.parent
+    program = Path(sys.executable).with_name("ansible-playbook")
+    inventory = ["-i", str(ROOT / "inventories/local"), "--limit", "localhost"]
+    assert job["command"][:2] == ["/usr/bin/timeout", "--kill-after=60"]
+    assert job["command"][3:5] == ["/usr/bin/env", f"--chdir={checkout}"]
+    assert Path(job["command"][5]).resolve() == program.resolve()
+    assert job["command"][6:] == [*inventory, "playbooks/drill.yml"]
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "undrilled"])
+def test_a_host_without_checkout_and_one_that_nobody_drills_have_no_such_job(
+    merged: dict[str, Any], where: str
+) -> None:
+    names = {job["name"] for job in merged[where]}
+    assert names == {job["name"] for job in merged["jobs"]} - {"drill"}
 
 
 def test_certificates_of_a_public_authority_are_backed_up(merged: dict[str, Any]) -> None:

@@ -9,8 +9,21 @@ from typing import Any
 import pytest
 from contract.conftest import ROOT, load, plays, repository_files, tasks_of_play, text_of
 
+from tests.support.docs import doc_block
+
 BLOCK = re.compile(r"^```[a-z]+ id=(?P<id>[a-z0-9-]+)\n(?P<commands>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:|#|mailto:)([^)#\s]+)")
+COMMAND = re.compile(
+    r"^ {4,}((?:[A-Z_]+=\S* )*(?:make|docker|ansible(?:-playbook)?|pg_\w+|psql|npm|mkdir|cd|ln|bao|\S*bin/\S+) .*)$",
+    re.MULTILINE,
+)
+# What no test can run: how it begins, and why.
+UNTRIED = {
+    "make test": "it would run itself",
+    "make up ENV=production ARGS=--ask-become-pass": "it asks on a terminal; molecule/host gives a file",
+    "mkdir inventories/production-packages": "it asks a registry; molecule/core/packages was made so",
+    "npm install --package-lock-only": "the same",
+}
 PAGES = [path for path in repository_files() if path.suffix == ".md"]
 BLOCKS = {match["id"]: match["commands"] for path in PAGES for match in BLOCK.finditer(text_of(path))}
 
@@ -34,7 +47,32 @@ def test_every_command_of_a_runbook_is_one_that_a_test_runs(page: str) -> None:
     assert BLOCK.search(text)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def commands_outside_of_blocks(page: Path) -> list[str]:
+    return COMMAND.findall(BLOCK.sub("", text_of(page)))
+
+
+@every_page
+def test_no_command_stands_outside_of_the_blocks_that_tests_run(page: Path) -> None:
+    assert re.findall(r"^ *```(?:sh|bash|console) *$", text_of(page), re.MULTILINE) == []
+    assert [line for line in commands_outside_of_blocks(page) if not line.startswith(tuple(UNTRIED))] == []
+
+
+def test_what_is_excused_from_being_tried_is_still_there() -> None:
+    lines = [line for page in PAGES for line in commands_outside_of_blocks(page)]
+    assert [start for start in UNTRIED if not any(line.startswith(start) for line in lines)] == []
+
+
+def test_the_two_commands_of_the_readme_are_those_that_are_run() -> None:
+    """A test runs the one, and the other is what continuous integration calls."""
+    commands = [line.partition("#")[0].split() for line in doc_block("two-commands").splitlines()]
+    assert commands == [doc_block("up").split(), ["make", "test"]]
+    assert " test " in text_of(ROOT / ".ci/run").splitlines()[-1]
+
+
+@every_page
 def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in LINK.findall(text_of(page)) if not (page.parent / link).exists()] == []
 

@@ -1,6 +1,10 @@
 """due() as a table: local times, both changes of daylight saving time, missed runs, calendars that are no calendars."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -32,6 +36,8 @@ def at(text: str) -> datetime:
         ("2026-06-10T10:05", "2026-06-10T10:04", "every 2 minutes", False),
         ("2026-06-14T10:00", "2026-06-07T10:00", "weekly sun 03:00", True),
         ("2026-06-13T10:00", "2026-06-07T10:00", "weekly sun 03:00", False),
+        ("2026-06-13T02:20", "2026-06-06T02:17", "weekly sat 04:17", True),  # 04:20 local
+        ("2026-06-13T02:16", "2026-06-06T02:17", "weekly sat 04:17", False),  # 04:16 local
         ("2026-07-01T10:00", "2026-06-01T10:00", "monthly 1 03:00", True),
         ("2026-06-30T10:00", "2026-06-01T10:00", "monthly 1 03:00", False),
     ],
@@ -54,6 +60,36 @@ def test_a_year_of_hourly_calls_runs_a_daily_job_once_a_day() -> None:
 
 def test_never_run_is_due() -> None:
     assert schedule.due(at("2026-06-10T10:00"), None, "daily 02:00", BERLIN)
+
+
+def test_one_that_waits_is_not_due_before_its_next_moment(tmp_path: Path) -> None:
+    job = {"name": "drill", "calendar": "weekly sat 04:17", "command": ["/bin/true"], "wait": True}
+    written = at("2026-06-10T10:00")
+    made = schedule.Schedule({"time_zone": "Europe/Berlin", "jobs": [job]}, tmp_path, written)
+    assert made.due_jobs(written + timedelta(minutes=2)) == []
+    moment = at("2026-06-13T02:17")
+    assert made.due_jobs(moment) == [job]
+    made.run(job, moment)
+    assert made.due_jobs(moment + timedelta(days=6)) == []
+    assert made.due_jobs(moment + timedelta(days=7)) == [job]
+
+
+def test_what_is_in_force_since_when_is_the_definition_s_own_time(tmp_path: Path) -> None:
+    jobs = [
+        {"name": "waits", "calendar": "every 1 minutes", "command": ["/bin/true"], "wait": True},
+        {"name": "never ran", "calendar": "every 1 minutes", "command": ["/bin/true"]},
+    ]
+    definition = tmp_path / "schedule.json"
+    definition.write_text(json.dumps({"time_zone": "Etc/UTC", "jobs": jobs}))
+    command = [sys.executable, schedule.__file__, str(definition), "--state", str(tmp_path / "state"), "--list"]
+
+    def listed() -> list[str]:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    os.utime(definition, (time.time() + 60, time.time() + 60))
+    assert listed() == ["never ran"]
+    os.utime(definition, (time.time() - 60, time.time() - 60))
+    assert listed() == ["waits", "never ran"]
 
 
 @pytest.mark.parametrize(

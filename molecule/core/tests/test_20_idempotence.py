@@ -9,8 +9,7 @@ from tests.support.deployment import ROOT, Deployment
 REPORT = yaml.safe_load((ROOT / "roles/platform_report/vars/main.yml").read_text())
 CHECKS = [each for each in REPORT["__platform_report_hardening"] if "check" in each]
 
-# 70 for the platform itself, 8 more for each capability on top of it: backups are the first.
-TASK_BUDGET = 70 + 8
+TASK_BUDGET = 70
 
 
 def test_second_run_changes_nothing(core: Deployment) -> None:

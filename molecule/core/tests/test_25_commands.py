@@ -3,12 +3,17 @@
 import re
 import subprocess
 
+import pytest
+
 from tests.support.deployment import ROOT, Deployment
 from tests.support.docs import doc_block
 
 
-def run(command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(command: str, words: str = "") -> subprocess.CompletedProcess[str]:
+    """words: what is typed."""
+    return subprocess.run(
+        ["bash", "-euc", command], cwd=ROOT, input=words, capture_output=True, text=True, check=False
+    )
 
 
 def test_make_up_again_changes_nothing_and_ends_with_the_report(core: Deployment) -> None:
@@ -35,6 +40,30 @@ def test_compose_by_hand(core: Deployment) -> None:
     done = run(doc_block("by-hand").replace("/local/", f"/{core.name}/"))
     assert done.returncode == 0, done.stderr
     assert "n8n-main" in done.stdout
+
+
+def test_a_service_by_hand_is_left_alone_where_nothing_has_changed(core: Deployment) -> None:
+    before = core.fingerprint()
+    done = run(doc_block("compose-by-hand").replace("/local/", f"/{core.name}/"))
+    assert done.returncode == 0, done.stderr
+    assert "n8n-main" in done.stdout
+    assert core.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "typed", "says"),
+    [
+        (doc_block("psql"), "SELECT name FROM workflow_entity;\n", "Platform smoke test"),
+        (doc_block("redis-cli"), "ACL WHOAMI\nLLEN bull:jobs:wait\n", "admin\n0\n"),
+        (doc_block("pgbackrest-by-hand"), "", "stanza: n8n"),
+    ],
+    ids=["psql", "redis-cli", "pgbackrest"],
+)
+def test_the_stores_by_hand(core: Deployment, command: str, typed: str, says: str) -> None:
+    """As they stand there, but without a terminal."""
+    done = run(command.replace("<project>", core.project).replace(" -it ", " -i "), typed)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
 
 
 def test_status_says_what_works_and_changes_nothing(core: Deployment) -> None:

@@ -16,6 +16,7 @@ import pytest
 from ansible.module_utils.n8n_platform import images_prune
 
 from tests.support.deployment import ROOT, Deployment
+from tests.support.docs import doc_block
 from tests.support.small_images import archive
 
 PROGRAM = ROOT / "module_utils/n8n_platform/images_prune.py"
@@ -178,6 +179,15 @@ def test_the_schedule_and_the_command_would_remove_the_same(
     # The two newest of a name stay: there may be no more than the deployment's own beside this one.
     redis = [tag for image in engine.images.list("n8n-platform/redis") for tag in image.tags]
     assert (old in result["removed"]) == (len(redis) > 2)
+    told = subprocess.run(
+        ["bash", "-euc", doc_block("prune-list").strip() + " ENV=../molecule/core/inventory"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stdout
+    assert [ref for ref in listed if ref not in told.stdout] == []
     needed = {container.attrs["Config"]["Image"] for container in core.containers().values()}
     assert not needed & set(result["removed"])
     assert core.fingerprint() == before

@@ -1,6 +1,7 @@
 """No secret of the environment shows up where it does not belong."""
 
 import json
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -134,3 +135,8 @@ def test_logs_and_support_bundle(core: Deployment, canaries: dict[bytes, str]) -
     logs = core.run("logs", platform_logs_services=["n8n-main"])
     assert logs.rc == 0, logs.failures()
     assert not found_in(canaries, logs.stdout.encode())
+    results = [event["event_data"].get("res") or {} for event in logs.events]
+    (shown,) = [result["logs"]["n8n-main"] for result in results if "logs" in result]
+    assert set(shown) & set(core.containers()["n8n-main"].logs().decode().splitlines())
+    stamps = re.findall(r'"timestamp":"([^"]+)"', "\n".join(shown))
+    assert stamps and [stamp for stamp in stamps if stamp not in logs.stdout] == []

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
+from tests.support.off_site import OffSite
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,33 @@ def test_the_documented_commands_work(core: Deployment, made: dict[str, Any]) ->
     assert "nothing is damaged" in done.stdout
     assert manifests(core)[-1]["type"] == "incr"
     assert made["run"] in [each["run"] for each in manifests(core)]
+
+
+def test_the_bucket_can_be_looked_into_by_hand(
+    core: Deployment, made: dict[str, Any], off_site: OffSite
+) -> None:
+    source = json.loads((core.data_root / "state/backup.json").read_text())
+    store = source["s3"]
+    changes = {
+        "/var/lib/n8n-platform/production": str(core.data_root),
+        "<backup image>": source["images"]["backup"],
+        "https://s3.eu-central-1.amazonaws.com": store["endpoint"],
+        "eu-central-1": store["region"],
+        '"host"': '"path", "ca_file": "/ca.pem"',
+        "acme-n8n-backup": store["bucket"],
+        "production/runs/": f"{core.name}/runs/",
+        # Of a public authority it needs none.
+        "docker run ": f"docker run -v {store['ca_file']}:/ca.pem:ro ",
+    }
+    command = doc_block("bucket-by-hand")
+    for written, here in changes.items():
+        assert written in command
+        command = command.replace(written, here)
+    done = subprocess.run(["bash", "-euc", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{core.name}/runs/{made['run']}/manifest.json" in {
+        each["key"] for each in json.loads(done.stdout)["objects"]
+    }
 
 
 def test_nothing_is_owed_after_it(core: Deployment, made: dict[str, Any]) -> None:

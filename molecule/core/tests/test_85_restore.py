@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -17,7 +18,7 @@ import pytest
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
-from tests.support.deployment import Deployment
+from tests.support.deployment import ROOT, Deployment
 from tests.support.docs import doc_block
 from tests.support.n8n_rest import Editor
 from tests.support.off_site import ADDRESS, PORT, OffSite
@@ -128,6 +129,24 @@ def outside(core: Deployment) -> Iterator[dict[str, tuple[str, int]]]:
         yield {**targets, "internet": ("1.1.1.1", 443)}
 
 
+def calendar_drill(core: Deployment) -> str:
+    """The drill of the environment's own calendar, called with as little environment as a timer has."""
+    jobs = json.loads((core.data_root / "state/schedule.json").read_text())["jobs"]
+    (job,) = [job for job in jobs if job["name"] == "drill"]
+    return shlex.join(["env", "-i", *job["command"]])
+
+
+def places(command: str) -> set[str]:
+    """The paths that ansible-playbook is called by and with."""
+    _, _, words = command.partition("ansible-playbook ")
+    return {os.path.normpath(ROOT / word) for word in shlex.split(words) if "/" in word}
+
+
+def test_the_documented_drill_is_the_one_of_the_calendar(core: Deployment) -> None:
+    printed = succeeds(for_core(doc_block("drill"), core).replace("make ", "make --dry-run ", 1))
+    assert places(printed.splitlines()[-1]) == places(calendar_drill(core)) != set()
+
+
 def drilled(core: Deployment) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((core.data_root / "state/backup-state.json").read_text())["drill"]
     return found
@@ -144,7 +163,7 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     assert core.smoke()[0] == 200
     before, log, runs = sets(backup), archived(backup, off_site, core), core.fingerprint()
     with Copy(scratch, outside) as copy:
-        output = succeeds(for_core(doc_block("drill"), core) + " ARGS='-e restore_from=s3'")
+        output = succeeds(calendar_drill(core) + " -e restore_from=s3")
     assert core.fingerprint() == runs
     assert sets(backup) == before, "a drill writes nothing into the repositories"
     written = archived(backup, off_site, core) - log
