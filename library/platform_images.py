@@ -126,6 +126,7 @@ options:
     description: Address of Debian's archive; the one in the host's apt sources if empty.
     type: str
     default: ""
+  debian_security_mirror: {type: str, default: "", description: The same for Debian's security archive.}
   extra_ca_file:
     description: A CA bundle that is trusted while building besides the host's own.
     type: str
@@ -231,7 +232,7 @@ def build_spec() -> dict[str, Any]:
         "rootfs": {"type": "dict", "default": {}},
         "files": {"type": "dict", "default": {}},
     }
-    text = {"type": "str", "default": ""}
+    texts = ("registry", "debian_mirror", "debian_security_mirror", "extra_ca_file", "http_proxy", "no_proxy")
     states = ["present", "bundled", "published", "pruned"]
     sources = ["auto", "upstream", "packages", "bundle"]
     return {
@@ -252,7 +253,7 @@ def build_spec() -> dict[str, Any]:
         "cache_gb": {"type": "int", "default": 20},
         "minimum_free_gb": {"type": "int", "default": 12},
         "stall_seconds": {"type": "int", "default": 300},
-        **dict.fromkeys(("registry", "debian_mirror", "extra_ca_file", "http_proxy", "no_proxy"), text),
+        **{name: {"type": "str", "default": ""} for name in texts},
     }
 
 

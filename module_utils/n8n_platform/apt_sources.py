@@ -70,6 +70,21 @@ def configured_entries(directory: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def first_address(uri: str) -> str:
+    """The first address in the list that a `mirror+file:` URI names, empty without one; any other URI as it is.
+
+    The list is a file of the host, which is not there where packages are installed for something else than the host.
+    """
+    method, _, path = uri.partition(":")
+    if method != "mirror+file":
+        return uri
+    file = Path("/", path.lstrip("/"))
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+    # Behind an address there may be options, such as its priority.
+    found = re.search(r"^\s*(https?://\S+)", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def own_entries(entries: list[dict[str, Any]], distribution: dict[str, str]) -> list[dict[str, Any]]:
     """Of `entries` those of the distribution itself, each with only its own suites.
 

@@ -46,6 +46,7 @@ class Settings:
     work: Path
     refreshed: str
     debian_mirror: str = ""
+    debian_security_mirror: str = ""
     extra_ca_file: str = ""
     http_proxy: str = ""
     no_proxy: str = ""
@@ -64,7 +65,8 @@ class Builder:
         """Refuse what could not be built, before anything is."""
         if any(image.rootfs for image in images) and not self._mirrors()[0]:
             raise ImagesError(
-                "no Debian archive in the host's apt sources: set container_images_debian_mirror"
+                "no Debian archive in the host's apt sources to build from: set container_images_debian_mirror, "
+                "or pin the upstream images (make pin) and set container_images_source to upstream"
             )
         for image in images:
             if image.pull:
@@ -204,4 +206,4 @@ class Builder:
 
     def _mirrors(self) -> tuple[str, str]:
         archive, security = clients.debian_mirrors(configured_entries(Path("/etc/apt")))
-        return self.settings.debian_mirror or archive, security
+        return self.settings.debian_mirror or archive, self.settings.debian_security_mirror or security

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from ansible.module_utils.n8n_platform.apt_sources import first_address
+
 # Settings that hold a path of the host or that a build gives itself.
 PIP_LEFT_OUT = {
     "cert",
@@ -32,11 +34,11 @@ def debian_mirrors(entries: list[dict[str, Any]]) -> tuple[str, str]:
     """Debian's archive and its security archive among the host's apt entries, empty where it has none.
 
     Mirrors keep the last part of the path (debian, debian-security, debian-remote, ...); other vendors' repositories
-    that end the same way have no component `main`.
+    that end the same way have no component `main`. Of a list of mirrors it is the first.
     """
     archive = security = ""
     for entry in entries:
-        for uri in (uri.rstrip("/") for uri in entry["uris"]):
+        for uri in (first_address(uri).rstrip("/") for uri in entry["uris"]):
             if "main" not in entry["components"] or not uri.rpartition("/")[2].startswith("debian"):
                 continue
             if any(suite.endswith(("-security", "/updates")) for suite in entry["suites"]):

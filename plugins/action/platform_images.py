@@ -48,7 +48,7 @@ class ActionModule(ActionBase):
         if plan.get("failed") or not plan.get("changed") or self._task.check_mode:
             return {**result, **plan}
         arguments["choice"] = plan["choice"]
-        if plan.get("missing") and plan["choice"]["source"] != "bundle":
+        if _needs_contexts(arguments, plan):
             copied = self._copy(contexts, arguments["contexts"], task_vars)
             if copied.get("failed"):
                 return {**result, **copied}
@@ -107,6 +107,14 @@ def _with_digest(image: dict[str, Any], contexts: Path) -> dict[str, Any]:
     if image.get("pull"):
         return image
     return {**image, "digest": context_digest(contexts / image.get("context", image["name"]))}
+
+
+def _needs_contexts(arguments: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether anything of what is missing is built."""
+    source = plan["choice"]["source"]
+    images = arguments["upstream"] if source == "upstream" else arguments["images"]
+    built = {image["name"] for image in images if not image.get("pull")}
+    return source != "bundle" and bool(built.intersection(plan.get("missing", [])))
 
 
 def _combined(arguments: dict[str, Any]) -> str:

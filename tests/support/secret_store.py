@@ -123,14 +123,23 @@ WORK = "/tmp/work"
 
 
 class ForeignStore:
-    """A store that others run, over TLS; prepared for environment `production` by the commands of docs/secrets.md.
+    """A store that others run, over TLS; prepared for an environment by the commands of docs/secrets.md.
 
-    `with ForeignStore(engine, image, root) as store:`; `root_client` is its administrator's.
+    `with ForeignStore(engine, image, root) as store:`; `root_client` is its administrator's. environment, domain: of
+    the deployment, in place of those that the documentation takes as its example.
     """
 
-    def __init__(self, engine: docker.DockerClient, image: str, root: Path) -> None:
+    def __init__(
+        self,
+        engine: docker.DockerClient,
+        image: str,
+        root: Path,
+        environment: str = "production",
+        domain: str = "n8n.example.org",
+    ) -> None:
         self.engine, self.image, self.root = engine, image, root
-        self.policy = doc_block("external-store-policy")
+        self.environment, self.domain = environment, domain
+        self.policy = self._for_deployment(doc_block("external-store-policy"))
         self.authority = Authority(root / "authority")
 
     def __enter__(self) -> ForeignStore:
@@ -172,10 +181,28 @@ class ForeignStore:
         self.key, self.root_client.token = keys["keys"][0], keys["root_token"]
         self.unseal()
         self.bao(f"cat > deployer.hcl <<'END'\n{self.policy}END\n")
-        printed = self.bao(doc_block("external-store"))
+        printed = self.bao(self._for_deployment(doc_block("external-store")))
         self.role_id, self.secret_id = (
             re.findall(rf"^{name} +(\S+)$", printed, re.MULTILINE)[-1] for name in ("role_id", "secret_id")
         )
+
+    def _for_deployment(self, text: str) -> str:
+        return text.replace("production", self.environment).replace("n8n.example.org", self.domain)
+
+    def variables(self) -> dict[str, str]:
+        """What an inventory says of it."""
+        secret_id_file = self.root / "secret-id"
+        secret_id_file.touch(0o600)
+        secret_id_file.write_text(self.secret_id)
+        return {
+            "secrets_openbao_address": self.address,
+            "secrets_openbao_role_id": self.role_id,
+            "secrets_openbao_secret_id_file": str(secret_id_file),
+            "secrets_openbao_ca_file": str(self.authority.ca_file),
+        }
+
+    def seal(self) -> None:
+        self.root_client.call("POST", "sys/seal")
 
     def unseal(self) -> None:
         self.root_client.call("POST", "sys/unseal", {"key": self.key})
@@ -194,13 +221,13 @@ class ForeignStore:
 
     def allow(self, policy: str) -> None:
         """Replaces what the deployment may do."""
-        self.root_client.call("POST", "sys/policies/acl/production-deployer", {"policy": policy})
+        self.root_client.call("POST", f"sys/policies/acl/{self.environment}-deployer", {"policy": policy})
 
     def run(self, state: str, target: Path, check: bool = False, **changes: Any) -> list[str]:
         """One state of the module, as the role asks for it where `secrets_openbao_address` is this store's."""
         defaults = {name: option.get("default") for name, option in platform_openbao._STORE.items()}
         own = {
-            "environment": "production",
+            "environment": self.environment,
             "address": self.address,
             "store_file": str(target / "state/store.json"),
             "role_id": self.role_id,

@@ -11,7 +11,6 @@ import pytest
 import yaml
 from ansible.module_utils.n8n_platform import (
     images,
-    images_build,
     images_bundle,
     images_clients,
     images_notes,
@@ -412,32 +411,6 @@ class TestChoiceOfARun:
         planned = self.plan(tmp_path, monkeypatch, engine)
         assert planned["choice"]["source"] == "packages"
         assert planned["ansible_facts"]["__container_images_choice"] == {}
-
-
-class TestWithoutAPackageSource:
-    BASE = Image("base", "base", "d0", rootfs={"suite": "trixie", "packages": ["curl"]})
-
-    def builder(self, tmp_path, **settings):
-        return images_build.Builder(
-            images_build.Settings(tmp_path, tmp_path, "2026-01-01", **settings), FakeEngine(), None
-        )
-
-    @pytest.fixture(autouse=True)
-    def sources(self, monkeypatch):
-        found = []
-        monkeypatch.setattr(images_build, "configured_entries", lambda _: found)
-        return found
-
-    def test_a_root_file_system_is_refused_before_it_is_begun(self, tmp_path, sources):
-        with pytest.raises(ImagesError, match="no Debian archive .*: set container_images_debian_mirror"):
-            self.builder(tmp_path).check([self.BASE])
-        self.builder(tmp_path, debian_mirror="http://m.example/debian").check([self.BASE])
-        sources.append({"uris": ["http://m.example/debian"], "suites": ["bookworm"], "components": ["main"]})
-        self.builder(tmp_path).check([self.BASE])
-
-    def test_what_is_pulled_or_built_on_it_needs_none(self, tmp_path):
-        pulled = Image("redis", pull="redis:8@sha256:aa")
-        self.builder(tmp_path).check([pulled, Image("app", "app", "d1", base="base")])
 
 
 class TestEngineThatIsNotThereYet:

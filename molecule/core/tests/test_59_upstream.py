@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,9 @@ from urllib.request import Request, urlopen
 import docker
 import platform_images
 import pytest
+from ansible.module_utils.n8n_platform import images_bundle
 from ansible.module_utils.n8n_platform.images import ImagesError
+from ansible.module_utils.n8n_platform.images_engine import Runner
 
 from tests.support.deployment import Deployment, wait_until
 from tests.support.registry import Registry
@@ -222,6 +225,41 @@ def test_a_registry_that_goes_away_after_auto_has_decided_is_refused_and_not_rep
     assert f"{PREFIX}redis: {server.address}/redis:8.0-trixie@sha256:" in failure
     assert "cannot be pulled" in failure
     assert tagged(engine) == []
+
+
+def test_the_playbook_bundle_says_what_it_pulls_and_saves_it(
+    core: Deployment,
+    engine: docker.DockerClient,
+    registry: Registry,
+    digests: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "images.tar"
+    (tmp_path / "cache/images").mkdir(parents=True)
+    run = core.run(
+        "bundle",
+        # Other roles' looks for images that are none of these.
+        options="--skip-tags preflight",
+        container_images_source="upstream",
+        container_images_bundle_file=str(file),
+        platform_cache_root=str(tmp_path / "cache"),
+        __container_images_upstream=upstream(digests, f"{registry.address}/"),
+        __container_images_packages=[],
+        __container_images_older_base=[],
+        __container_images_ours=[],
+    )
+    assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
+    for name, reference in UPSTREAM.items():
+        address = re.escape(f"{registry.address}/{reference}@{digests[name]}")
+        for step in (f"pull {address}", "pull done"):
+            assert re.search(rf"^ +\d+s  {PREFIX}{name} {step}\s*$", run.stdout, re.MULTILINE), run.stdout
+
+    references = tagged(engine)
+    assert len(references) == len(UPSTREAM)
+    for reference in references:
+        engine.images.remove(reference)
+    images_bundle.load(file, Runner(tmp_path / "load.log", tmp_path / "load-progress"))
+    assert tagged(engine) == references
 
 
 @pytest.mark.parametrize("position", [0.0, 0.5, 0.999])

@@ -159,7 +159,7 @@ def test_a_sealed_and_a_stopped_store_are_refused(foreign: ForeignStore, tmp_pat
     """The last of the foreign one's: it loses what it holds."""
     used, new = tmp_path / "used", tmp_path / "new"
     foreign.run("prepared", used)
-    foreign.root_client.call("POST", "sys/seal")
+    foreign.seal()
     try:
         refused(foreign, used, new, "is sealed")
     finally:

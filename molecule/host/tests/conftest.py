@@ -19,7 +19,8 @@ import docker
 import pytest
 
 import tests.conftest  # noqa: F401  # isort: skip  (the path of the module_utils that follow)
-from ansible.module_utils.n8n_platform.apt_sources import configured_entries, own_entries
+from ansible.module_utils.n8n_platform.apt_sources import configured_entries
+from ansible.module_utils.n8n_platform.images_clients import debian_mirrors
 from docker.models.containers import Container
 
 from tests.support.deployment import ROOT, Deployment, Run
@@ -38,20 +39,10 @@ LABEL = {"io.n8n-platform.test": "host"}
 
 def package_sources() -> str:
     """This machine's own Debian mirrors, for the suite of the nested host."""
-    release = dict(
-        line.split("=", 1)
-        for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
-        if "=" in line
-    )
-    codename = release["VERSION_CODENAME"].strip('"')
-    entries = own_entries(configured_entries(Path("/etc/apt")), {"id": "debian", "codename": codename})
-    assert entries, "this machine has no Debian sources to share"
-    return "".join(
-        f"deb {uri} {suite.replace(codename, SUITE)} main\n"
-        for entry in entries
-        for uri in entry["uris"]
-        for suite in entry["suites"]
-    )
+    archive, security = debian_mirrors(configured_entries(Path("/etc/apt")))
+    assert archive, "this machine has no Debian sources to share"
+    lines = [f"deb {archive} {suite} main\n" for suite in (SUITE, f"{SUITE}-updates")]
+    return "".join([*lines, *([f"deb {security} {SUITE}-security main\n"] if security else [])])
 
 
 def base_image(engine: docker.DockerClient) -> str:

@@ -11,6 +11,7 @@ import pytest
 from tests.support.deployment import Deployment, wait_until
 from tests.support.n8n_rest import Editor, execute, node
 from tests.support.proxy import ANSWER, Proxy
+from tests.support.secret_store import ForeignStore
 
 VOLUMES = Path("/srv/n8n-test-staging")
 BROKEN = ("n8n-main", "postgres-n8n", "redis-queue")
@@ -29,14 +30,47 @@ def test_both_come_up(staging: Deployment, production: Deployment) -> None:
     assert staging.smoke()[0] == production.smoke()[0] == 200
 
 
-def test_every_process_lives_in_the_environments_time_zone(production: Deployment) -> None:
-    containers = production.containers()
-    assert {name: execute(production, name, "date", "+%z").strip() for name in containers} == dict.fromkeys(
+def test_every_process_lives_in_the_environments_time_zone(staging: Deployment) -> None:
+    containers = staging.containers()
+    assert {name: execute(staging, name, "date", "+%z").strip() for name in containers} == dict.fromkeys(
         containers, "+0530"
     )
     for name in (each for each in containers if each.startswith("n8n-")):
         assert "GENERIC_TIMEZONE=Asia/Kolkata" in containers[name].attrs["Config"]["Env"], name
-    assert production.sql("SHOW timezone") == production.sql("SHOW log_timezone") == [["Asia/Kolkata"]]
+    assert staging.sql("SHOW timezone") == staging.sql("SHOW log_timezone") == [["Asia/Kolkata"]]
+
+
+def test_one_has_its_secrets_in_a_store_that_others_run(production: Deployment, store: ForeignStore) -> None:
+    assert "openbao" not in production.containers(stopped=True)
+    assert not (production.data_root / "volumes/openbao").exists()
+    kept = store.bao(f"bao kv get -field=value kv/{production.name}/n8n_encryption_key")
+    assert kept.strip() == production.secret("n8n-main", "n8n_encryption_key")
+    before = production.fingerprint()
+    store.seal()
+    try:
+        refused(production, f"secrets_openbao_address: the secret store {store.address} is sealed")
+        assert production.smoke()[0] == 200
+    finally:
+        store.unseal()
+    run = production.converge()
+    assert run.changed == 0, run.changed_tasks()
+    assert production.fingerprint() == before
+
+
+def test_a_secret_that_nobody_has_given_is_named(staging: Deployment) -> None:
+    refused(
+        staging,
+        "secret n8n_smtp_password: service n8n-main reads it, but n8n_smtp_password is not set",
+        n8n_smtp_host="mail.example.org",
+        n8n_smtp_user="n8n",
+    )
+
+
+def refused(deployment: Deployment, named: str, **variables: str) -> None:
+    run = deployment.run("site", **variables)
+    assert run.rc != 0, "accepted"
+    assert named in "\n".join(run.failures())
+    assert run.changed == 0, run.changed_tasks()
 
 
 def test_where_there_is_no_systemd_cron_calls_what_is_due(production: Deployment, cron_file: Path) -> None:
