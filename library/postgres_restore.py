@@ -50,7 +50,7 @@ options:
       - V(restored) is V(prepared) and V(switched).
       - V(prepared) restores beside; the server may run meanwhile.
       - V(switched) makes the server's next start use it.
-      - V(reverted) goes back to the former generation, on a timeline of its own.
+      - V(reverted) goes back to the former generation, on a timeline of its own, and removes what was restored beside.
       - V(discarded) removes all generations but the one in use.
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -159,7 +159,8 @@ def build_spec() -> dict[str, Any]:
 
 
 class Manager:
-    """Steps are `prepare`, `switch`, `revert`, `discard`; what is done stands in `<directory>/postgres-<name>.json`.
+    """Steps are `prepare`, `switch`, `revert`, `abandon`, `discard`; what is done stands in
+    `<directory>/postgres-<name>.json`.
 
     Raises BackupError.
     """
@@ -177,7 +178,8 @@ class Manager:
         if state == "discarded":
             return ["discard"] if postgres_generations.former_generations(self.volume) else []
         if state == "reverted":
-            return ["revert"] if switched else []
+            beside = postgres_generations.staged(self.volume, self.params["major"]).exists()
+            return ["revert"] * switched + ["abandon"] * beside
         prepare = [] if self.record else ["prepare"]
         switch = [] if switched else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[state]
@@ -186,7 +188,7 @@ class Manager:
         """Refuses what could not be done; reads only."""
         service = f"postgres-{self.params['name']}"
         running = self.engine.service(self.params["project"], service)
-        if running and running["State"]["Running"] and steps not in ([], ["prepare"]):
+        if running and running["State"]["Running"] and {"switch", "revert"} & {*steps}:
             raise BackupError(
                 f"{service} runs on {self.volume}: stop it first; restored beside it is with state=prepared"
             )
@@ -201,6 +203,7 @@ class Manager:
                 "prepare": self._prepare,
                 "switch": self._switch,
                 "revert": self._revert,
+                "abandon": self._abandon,
                 "discard": self._discard,
             }[step]()
 
@@ -234,6 +237,9 @@ class Manager:
                 f"restore with timeline {int(self.record.get('timeline', 2)) - 1} instead of latest"
             ) from None
         self._write({**self.record, "timeline_after_revert": timeline})
+
+    def _abandon(self) -> None:
+        shutil.rmtree(postgres_generations.staged(self.volume, self.params["major"]))
 
     def _discard(self) -> None:
         for path in postgres_generations.former_generations(self.volume):

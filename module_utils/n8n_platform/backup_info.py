@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup_lock import stuck_restore
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_retention import missed
 from ansible.module_utils.n8n_platform.backup_state import State
@@ -67,6 +68,7 @@ def window(state: State, good: list[Set], now: datetime) -> dict[str, dict[str, 
 def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
     """What `verify` fails on."""
     found = lateness(definition, state, sets, now)
+    found += [stuck] if (stuck := stuck_restore(definition.state_root, now)) else []
     found += [f"set {one.run}: {one.problem}" for one in sets if not one.good]
     verified = state.values.get("verified") or {}
     if verified.get("ok") is False:

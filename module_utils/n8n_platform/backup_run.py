@@ -36,6 +36,9 @@ class Outcome:
     required: int = 0
     free: int = 0
 
+    def measured(self) -> dict[str, Any]:
+        return {"durations": self.durations, "required_bytes": self.required, "free_bytes": self.free}
+
 
 class Run:
     """Made while the lock is held. execute() raises BackupError when no backup was made; staging is left empty."""

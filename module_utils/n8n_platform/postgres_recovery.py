@@ -23,6 +23,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRes
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
+    staged,
     write_current,
 )
 
@@ -84,7 +85,7 @@ class Recovery:
     def __init__(self, oneshots: OneShots, request: Request) -> None:
         self._oneshots = oneshots
         self._request = request
-        self._staged = f"{request.major}/.new.restore"
+        self._staged = str(staged(request.volume, request.major).relative_to(request.volume))
 
     def choose(self) -> tuple[Backup, str]:
         """Reads the repository and refuses what cannot be restored; writes nothing. The set, and the newest WAL."""
