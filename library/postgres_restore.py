@@ -69,7 +69,9 @@ options:
     type: str
     default: ""
   run:
-    description: Backup run whose set is taken; empty for the newest that fits. With O(time) it says nothing.
+    description:
+      - Backup run whose set is taken, as it was at its end. With O(time) it says nothing.
+      - Empty for the newest set that fits, and the log from there to the newest moment.
     type: str
     default: ""
   timeline:
@@ -272,6 +274,7 @@ class Manager:
             network=self._network((source.get("s3") or {}).get("network", "")),
             time=recovery.parse_time(params["time"], datetime.now(timezone.utc)),
             label=self._label(),
+            at_set=bool(self._label()),
             timeline=params["timeline"],
             archives=params["archives"],
             processes=params["processes"],

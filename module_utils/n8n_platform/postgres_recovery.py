@@ -41,9 +41,9 @@ class Request:
     """`volume`, `configuration` (pgBackRest's, with the keys), `repository_path` (of the local repository), `ca_file`
     are paths on the host; `s3_path` is the repository's folder in the bucket, where it is not the configured one.
 
-    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; timeline: as
-    Postgres takes it (`latest`, `current`, a number). `archives`: the recovered server will archive into this
-    repository. `seconds` limits each of restore and recovery.
+    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; at_set: no
+    further than to the end of the set `label`; timeline: as Postgres takes it (`latest`, `current`, a number).
+    `archives`: the recovered server will archive into this repository. `seconds` limits each of restore and recovery.
     """
 
     stanza: str
@@ -58,6 +58,7 @@ class Request:
     network: str = "none"
     time: datetime | None = None
     label: str = ""
+    at_set: bool = False
     timeline: str = "latest"
     archives: bool = True
     processes: int = 2
@@ -223,7 +224,9 @@ class Recovery:
 
     def _restore_options(self, backup: Backup) -> list[str]:
         request, data = self._request, f"{_ROOT}/{self._staged}"
-        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={request.timeline}"]
+        # What came after the set does not matter then, and may have gone another way.
+        timeline = "current" if request.at_set else request.timeline
+        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={timeline}"]
         options += [
             f"--process-max={request.processes}",
             f"--recovery-option=restore_command={self._get(data)}",
@@ -231,6 +234,8 @@ class Recovery:
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
             options += ["--type=time", f"--target={moment}", "--target-action=promote"]
+        elif request.at_set:
+            options += ["--type=immediate", "--target-action=promote"]
         return options
 
     def _recover(self, client: PgBackRest, generation: str) -> dict[str, Any]:
@@ -244,7 +249,7 @@ class Recovery:
 
     def _check_end(self, answer: dict[str, Any], newest: str) -> None:
         """To the newest moment: for Postgres a hole in the archive is its end, and nothing to complain of."""
-        if self._request.time is not None or not newest:
+        if self._request.time is not None or self._request.at_set or not newest:
             return
         high, low = (int(part, 16) for part in answer["last_lsn"].split("/"))
         reached = ((high << 32) + low - 1) >> 24

@@ -217,7 +217,10 @@ def test_info_tells_what_there_is_and_what_is_wrong(tmp_path: Path) -> None:
         f"set {run_id(NOW - timedelta(days=1))}"[:24],
     ]
     assert "off-site: none" in info["warnings"]
-    assert any(line.startswith("problem: the newest backup") for line in summary(info))
+    lines = summary(info)
+    assert any(line.startswith("problem: the newest backup") for line in lines)
+    listed = [line.split("  ")[-2].strip() for line in lines if line.startswith("  2")]
+    assert listed == ["3 d old", "9 d old"]
 
 
 def test_a_fresh_environment_is_given_its_time(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
 
 
 @pytest.mark.full
-def test_a_restore_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(core: Deployment, backup: Path) -> None:
+def test_one_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(core: Deployment, backup: Path) -> None:
     manifest = json.loads((backup / "runs" / newest_run(backup) / "manifest.json").read_text())
     [label] = {entry["local"] for entry in manifest["pgbackrest"].values()}
     volume, state = core.data_root / "volumes/postgres-n8n", core.data_root / "state"
