@@ -97,6 +97,8 @@ def warnings(definition: Definition) -> list[str]:
         found.append(
             "key bundle: none (backup_bundle_recipients is empty): without this host's disk no backup opens"
         )
+    elif problem := definition.bundle_problem():
+        found.append(f"key bundle: none ({problem})")
     return found
 
 

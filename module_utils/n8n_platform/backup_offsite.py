@@ -157,6 +157,8 @@ def deliver_bundle(context: Context, path: Path, destination: str) -> str:
     """Where the bundle lies in the end: `destination` is empty (beside the backups), a folder, or s3://bucket/prefix."""
     if destination.startswith("s3://"):
         return Offsite(context.definition, context.oneshots).deliver(path, destination)
+    if problem := context.definition.bundle_problem():
+        raise BackupError(problem, Exit.NOT_OFFSITE)
     target = (Path(destination) if destination else context.definition.root / "keys") / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a run that was killed while it wrote.

@@ -161,15 +161,9 @@ class Recovery:
         where = f"{self._request.stanza} in repository {found.name}"
         if found.problem:
             # Of an encrypted file whose passphrase is another one nothing can be read.
-            code = (
-                Exit.WRONG_KEY if any(word in found.problem for word in pgbackrest.WRONG_KEY) else Exit.FAILED
-            )
-            hint = (
-                " (is backup_pgbackrest_cipher the one it was written with?)"
-                if code == Exit.WRONG_KEY
-                else ""
-            )
-            raise BackupError(f"{where}: {found.problem}{hint}", code)
+            wrong = any(word in found.problem for word in pgbackrest.WRONG_KEY)
+            hint = " (is backup_pgbackrest_cipher the one it was written with?)" if wrong else ""
+            raise BackupError(f"{where}: {found.problem}{hint}", Exit.WRONG_KEY if wrong else Exit.FAILED)
         if not found.backups:
             raise BackupError(f"{where}: holds no set")
         if found.version.split(".")[0] != self._request.major:

@@ -183,6 +183,16 @@ def test_an_interrupted_run_tidies_up_and_says_so(lab: BackupLab) -> None:
     made(lab)
 
 
+def test_a_bundle_that_its_folder_does_not_take_costs_no_set_and_is_said(lab: BackupLab) -> None:
+    gone = lab.root / "mount/bundles"
+    lab.write_definition(bundle={"recipients": [lab.recipient], "destination": str(gone)})
+    before, done = sets(lab), lab.command("run", "--type", "incr")
+    lab.write_definition()
+    assert done.returncode == Exit.NOT_OFFSITE, done.stderr
+    assert f"keys: backup_bundle_destination: {gone} is not there" in done.stdout
+    assert len(sets(lab)) == len(before) + 1 and not gone.parent.exists()
+
+
 def test_no_run_begins_while_something_is_restored(lab: BackupLab) -> None:
     marker = lab.state / "restore.json"
     marker.write_text('{"what": "in place"}')
