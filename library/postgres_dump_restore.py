@@ -40,8 +40,8 @@ options:
   state:
     description:
       - V(restored) is V(prepared) and V(switched).
-      - V(reverted) gives the former database its name again and drops the restored one; it does nothing without a
-        restore that was begun in O(directory).
+      - V(reverted) gives the former database its name again and drops the restored one, also a half restored one; it
+        does nothing without a restore that was begun in O(directory).
       - V(discarded) drops the former database.
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -107,7 +107,8 @@ def build_spec() -> dict[str, Any]:
 
 
 class Manager:
-    """Steps are `prepare`, `switch`, `revert`, `discard`; what is done stands in `<directory>/dump-<name>.json`.
+    """Steps are `prepare`, `switch`, `revert`, `abandon`, `discard`; what is done stands in
+    `<directory>/dump-<name>.json`: {begun}, then {tables, bytes[, former]}.
 
     Raises BackupError.
     """
@@ -123,9 +124,11 @@ class Manager:
     def plan(self) -> list[str]:
         if self.params["state"] == "discarded":
             return ["discard"] if self.record.get("former") else []
+        prepared = "tables" in self.record
         if self.params["state"] == "reverted":
-            return ["revert"] if self.record else []
-        prepare = [] if self.record else ["prepare"]
+            # Unless all of it was there, what bears the name of a former database is of an earlier restore.
+            return ["revert" if prepared else "abandon"] if self.record else []
+        prepare = [] if prepared else ["prepare"]
         switch = [] if "former" in self.record else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[self.params["state"]]
 
@@ -134,11 +137,13 @@ class Manager:
             return
         worker = self._worker()
         if "prepare" in steps:
-            self._write(worker.prepare(*self._dump()))
+            dump = self._dump()
+            self._write({"begun": True})
+            self._write(worker.prepare(*dump))
         if "switch" in steps:
             self._write({**self.record, "former": worker.switch()})
-        if "revert" in steps:
-            worker.back()
+        if "revert" in steps or "abandon" in steps:
+            worker.back() if "revert" in steps else worker.discard_new()
             self.file.unlink()
             self.record = {}
         if "discard" in steps:

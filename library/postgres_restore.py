@@ -50,7 +50,7 @@ options:
       - V(restored) is V(prepared) and V(switched).
       - V(prepared) restores beside; the server may run meanwhile.
       - V(switched) makes the server's next start use it.
-      - V(reverted) goes back to the former generation, on a timeline of its own.
+      - V(reverted) goes back to the former generation, on a timeline of its own, and removes what was restored beside.
       - V(discarded) removes all generations but the one in use.
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -69,7 +69,9 @@ options:
     type: str
     default: ""
   run:
-    description: Backup run whose set is taken; empty for the newest that fits. With O(time) it says nothing.
+    description:
+      - Backup run whose set is taken, as it was at its end. With O(time) it says nothing.
+      - Empty for the newest set that fits, and the log from there to the newest moment.
     type: str
     default: ""
   timeline:
@@ -159,7 +161,8 @@ def build_spec() -> dict[str, Any]:
 
 
 class Manager:
-    """Steps are `prepare`, `switch`, `revert`, `discard`; what is done stands in `<directory>/postgres-<name>.json`.
+    """Steps are `prepare`, `switch`, `revert`, `abandon`, `discard`; what is done stands in
+    `<directory>/postgres-<name>.json`.
 
     Raises BackupError.
     """
@@ -177,7 +180,8 @@ class Manager:
         if state == "discarded":
             return ["discard"] if postgres_generations.former_generations(self.volume) else []
         if state == "reverted":
-            return ["revert"] if switched else []
+            beside = postgres_generations.staged(self.volume, self.params["major"]).exists()
+            return ["revert"] * switched + ["abandon"] * beside
         prepare = [] if self.record else ["prepare"]
         switch = [] if switched else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[state]
@@ -186,7 +190,7 @@ class Manager:
         """Refuses what could not be done; reads only."""
         service = f"postgres-{self.params['name']}"
         running = self.engine.service(self.params["project"], service)
-        if running and running["State"]["Running"] and steps not in ([], ["prepare"]):
+        if running and running["State"]["Running"] and {"switch", "revert"} & {*steps}:
             raise BackupError(
                 f"{service} runs on {self.volume}: stop it first; restored beside it is with state=prepared"
             )
@@ -201,6 +205,7 @@ class Manager:
                 "prepare": self._prepare,
                 "switch": self._switch,
                 "revert": self._revert,
+                "abandon": self._abandon,
                 "discard": self._discard,
             }[step]()
 
@@ -235,6 +240,9 @@ class Manager:
             ) from None
         self._write({**self.record, "timeline_after_revert": timeline})
 
+    def _abandon(self) -> None:
+        shutil.rmtree(postgres_generations.staged(self.volume, self.params["major"]))
+
     def _discard(self) -> None:
         for path in postgres_generations.former_generations(self.volume):
             shutil.rmtree(path)
@@ -266,6 +274,7 @@ class Manager:
             network=self._network((source.get("s3") or {}).get("network", "")),
             time=recovery.parse_time(params["time"], datetime.now(timezone.utc)),
             label=self._label(),
+            at_set=bool(self._label()),
             timeline=params["timeline"],
             archives=params["archives"],
             processes=params["processes"],

@@ -123,6 +123,13 @@ class Definition:
             )
         return path
 
+    def bundle_problem(self) -> str:
+        """Why bundles of keys cannot go to their folder, in words. What should be mounted is not made on this disk."""
+        destination = (self.values.get("bundle") or {}).get("destination") or ""
+        if not destination or destination.startswith("s3://") or Path(destination).is_dir():
+            return ""
+        return f"backup_bundle_destination: {destination} is not there; mount it, or make the folder"
+
     def limit(self, step: str) -> float:
         """Seconds that a step may take."""
         timeouts = self.values.get("timeouts") or {}

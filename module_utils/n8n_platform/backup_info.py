@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import Definition
+from ansible.module_utils.n8n_platform.backup_lock import stuck_restore
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_retention import missed
 from ansible.module_utils.n8n_platform.backup_state import State
@@ -39,13 +40,15 @@ def summary(info: dict[str, Any], sets: int = 10) -> list[str]:
     """For somebody who looks: the newest set, the window, at most `sets` of the sets, and what is wrong."""
     newest, off = info["newest"], info["offsite"]
     good = [one for one in info["sets"] if one["good"]]
-    age = f"{newest['run']}, {newest['age_seconds'] // 60} min old" if newest else "none"
+    age = f"{newest['run']}, {_age(newest)} old" if newest else "none"
     lines = [f"newest: {age}; {len(good)} good sets"]
     for name, found in info["window"].items():
         lines.append(f"window: {name}, from {found['from']} to {found['to']}")
         lines += [f"  but not {in_words(gap)}" for gap in found["gaps"]]
     lines.append(f"off-site: {(off['newest'] or 'nothing yet') if off['state'] == 'off-site' else 'none'}")
-    lines += [f"  {one['run']}  {one['type']:4}  {'+'.join(one['repositories'])}" for one in good[:sets]]
+    lines += [
+        f"  {one['run']}  {one['type']:4}  {_age(one):>6} old  {'+'.join(one['repositories'])}" for one in good[:sets]
+    ]
     lines += [f"warning: {text}" for text in info["warnings"] if not text.startswith("off-site")]
     return lines + [f"problem: {text}" for text in info["problems"]]
 
@@ -67,6 +70,7 @@ def window(state: State, good: list[Set], now: datetime) -> dict[str, dict[str, 
 def problems(definition: Definition, state: State, sets: list[Set], now: datetime) -> list[str]:
     """What `verify` fails on."""
     found = lateness(definition, state, sets, now)
+    found += [stuck] if (stuck := stuck_restore(definition.state_root, now)) else []
     found += [f"set {one.run}: {one.problem}" for one in sets if not one.good]
     verified = state.values.get("verified") or {}
     if verified.get("ok") is False:
@@ -93,6 +97,8 @@ def warnings(definition: Definition) -> list[str]:
         found.append(
             "key bundle: none (backup_bundle_recipients is empty): without this host's disk no backup opens"
         )
+    elif problem := definition.bundle_problem():
+        found.append(f"key bundle: none ({problem})")
     return found
 
 
@@ -158,6 +164,12 @@ def _set(one: Set, now: datetime) -> dict[str, Any]:
         "repositories": [name for name in ("local", "s3") if one.manifest["locations"][name]],
         "problems": one.manifest["problems"],
     }
+
+
+def _age(one: dict[str, Any]) -> str:
+    minutes = one["age_seconds"] // 60
+    units = ((minutes // 1440, "d"), (minutes // 60, "h"))
+    return next((f"{number} {unit}" for number, unit in units if number >= 2), f"{minutes} min")
 
 
 def _seconds(age: timedelta) -> int:

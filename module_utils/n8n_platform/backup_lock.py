@@ -8,7 +8,7 @@ import os
 import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 
 LOCK = "backup.lock"
 RESTORE = "restore.json"
+# Longer than any restore takes: one that is still there was killed, or has failed, and nobody looked.
+_RESTORE_PATIENCE = timedelta(hours=4)
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -61,6 +63,20 @@ def refuse_while_restoring(state: Path) -> None:
             "let it finish, or repeat it",
             Exit.RESTORING,
         )
+
+
+def stuck_restore(state: Path, now: datetime) -> str:
+    """What to say of a restore that has kept backups from running for too long; empty while there is none."""
+    try:
+        begun = datetime.fromtimestamp((state / RESTORE).stat().st_mtime, timezone.utc)
+    except FileNotFoundError:
+        return ""
+    if now - begun <= _RESTORE_PATIENCE:
+        return ""
+    return (
+        f"no backup is made since {begun.isoformat(timespec='seconds')}, when a restore in place was begun "
+        f"({state / RESTORE}): repeat it, or put back what was before (restore_target=back)"
+    )
 
 
 def boot_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -115,18 +116,34 @@ class Offsite:
 
     def deliver(self, path: Path, destination: str) -> str:
         """A file into another bucket, s3://bucket/prefix; where it lies then."""
-        bucket, _, prefix = destination.removeprefix("s3://").partition("/")
-        if bucket == self.definition.s3.get("bucket"):
+        store = self._elsewhere(destination)
+        if store.target["bucket"] == self.definition.s3["bucket"]:
             raise BackupError(
                 "backup_bundle_destination: the bucket of the data must not hold its keys", Exit.USAGE
             )
         try:
-            self._store(target={**self.definition.s3, "bucket": bucket, "prefix": prefix}).put(
-                path, path.name
-            )
+            store.put(path, path.name)
         except S3Error as error:
-            raise BackupError(f"keys: {error}") from None
+            raise BackupError(str(error), Exit.NOT_OFFSITE) from None
         return f"{destination.rstrip('/')}/{path.name}"
+
+    def digest(self, where: str) -> str:
+        """sha256 of what deliver() has put there, read again; empty when it is gone."""
+        folder, _, name = where.rpartition("/")
+        store = self._elsewhere(folder)
+        with tempfile.TemporaryDirectory(dir=self.definition.root) as copy:
+            try:
+                return str(store.get(name, Path(copy) / name)["sha256"]) if store.head(name) else ""
+            except S3Error as error:
+                if error.code == "Corrupt":
+                    return str(error)
+                raise BackupError(str(error), Exit.NOT_OFFSITE) from None
+
+    def _elsewhere(self, folder: str) -> S3:
+        if not self.definition.s3:
+            raise BackupError(f"{folder}: a bucket, and platform_object_storage is none", Exit.USAGE)
+        bucket, _, prefix = folder.removeprefix("s3://").partition("/")
+        return self._store(target={**self.definition.s3, "bucket": bucket, "prefix": prefix})
 
 
 def sets(definition: Definition, oneshots: OneShots, repository: str) -> list[Set]:
@@ -140,6 +157,8 @@ def deliver_bundle(context: Context, path: Path, destination: str) -> str:
     """Where the bundle lies in the end: `destination` is empty (beside the backups), a folder, or s3://bucket/prefix."""
     if destination.startswith("s3://"):
         return Offsite(context.definition, context.oneshots).deliver(path, destination)
+    if problem := context.definition.bundle_problem():
+        raise BackupError(problem, Exit.NOT_OFFSITE)
     target = (Path(destination) if destination else context.definition.root / "keys") / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a run that was killed while it wrote.

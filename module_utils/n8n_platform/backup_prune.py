@@ -77,6 +77,17 @@ class Prune:
             if hasattr(item, "prune"):
                 item.prune(self.context, dry_run=False)
 
+    def kept(self) -> dict[str, dict[str, Any]]:
+        """{sets: {repository: count}, window: {repository: ISO 8601}} of the good sets that stay."""
+        good = {
+            name: [one for one in sets if one.good and one.run in self.plans[name].keep]
+            for name, sets in self.sets.items()
+        }
+        return {
+            "sets": {name: len(sets) for name, sets in good.items()},
+            "window": {name: sets[0].started.isoformat() for name, sets in good.items() if sets},
+        }
+
     def _snapshots(self, repository: str, there: list[Set]) -> list[Removal]:
         """Of runs that go, and of runs that ended without a manifest."""
         going = set(self.plans[repository].gone)
@@ -121,14 +132,3 @@ class Prune:
         for run in runs:
             shutil.rmtree(self.definition.runs / run)
 
-
-def lines(removals: list[Removal]) -> list[str]:
-    return [removal.line() for removal in removals]
-
-
-def summary(pruner: Prune) -> dict[str, Any]:
-    """{repository: {keep, gone, horizon, base}}."""
-    return {
-        name: {"keep": one.keep, "gone": one.gone, "horizon": one.horizon.isoformat(), "base": one.base}
-        for name, one in pruner.plans.items()
-    }

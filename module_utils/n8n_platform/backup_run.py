@@ -36,6 +36,9 @@ class Outcome:
     required: int = 0
     free: int = 0
 
+    def measured(self) -> dict[str, Any]:
+        return {"durations": self.durations, "required_bytes": self.required, "free_bytes": self.free}
+
 
 class Run:
     """Made while the lock is held. execute() raises BackupError when no backup was made; staging is left empty."""
@@ -138,7 +141,7 @@ class Run:
         if self.definition.s3:
             sealed = self._publish(sealed)
         self.outcome.manifest, self.outcome.problems = sealed, list(sealed["problems"])
-        if self.definition.s3 and not sealed["locations"]["s3"]:
+        if self.outcome.problems:
             self.outcome.code = Exit.NOT_OFFSITE
         return self.outcome
 
@@ -150,8 +153,14 @@ class Run:
             return
         path = self.keys.write(self.context, bundle, recipients)
         artefact = bundle_artefact(path)
-        where = deliver_bundle(self.context, path, settings.get("destination") or "")
-        manifest["items"].append({**artefact, "path": where})
+        try:
+            where = deliver_bundle(self.context, path, settings.get("destination") or "")
+        except BackupError as error:
+            if error.code is not Exit.NOT_OFFSITE:
+                raise
+            manifest["problems"].append(f"keys: {error}")
+        else:
+            manifest["items"].append({**artefact, "path": where})
 
     def _copy(self, manifest: dict[str, Any]) -> None:
         try:

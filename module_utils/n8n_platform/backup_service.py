@@ -13,7 +13,7 @@ from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import lateness
 from ansible.module_utils.n8n_platform.backup_kinds import build
-from ansible.module_utils.n8n_platform.backup_lock import RESTORE, backup_lock
+from ansible.module_utils.n8n_platform.backup_lock import RESTORE, backup_lock, stuck_restore
 from ansible.module_utils.n8n_platform.backup_notify import notify
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
 from ansible.module_utils.n8n_platform.backup_repositories import make_missing, unlock
@@ -29,6 +29,7 @@ from ansible.module_utils.n8n_platform.http import HttpError
 # Parts into which a verification cuts restic's data: one a day reads all of it in a week.
 VERIFY_PARTS = 7
 _ENDANGERED = "point-in-time restore is in danger"
+_STUCK = "backups wait for a restore"
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Service:
                 try:
                     outcome = run.execute()
                 finally:
-                    self._measure(run.outcome)
+                    self.state.update(**run.outcome.measured())
                 return self._completed(context, outcome, started, bool(crashed))
             except Exception as error:
                 # Also what nobody has thought of is told, not only written to a terminal that nobody watches.
@@ -114,10 +115,12 @@ class Service:
                 raise self._failed(BackupError("interrupted", Exit.INTERRUPTED), owed, started) from None
 
     def prune(self, dry_run: bool) -> Answer:
-        with self._locked("prune"):
-            pruner = Prune(self.context("full"))
+        with self._locked("prune") as crashed:
+            context = self.context("full")
+            pruner = Prune(context)
             removals = pruner.plan()
             if not dry_run:
+                self._clean_up(context, crashed)
                 pruner.apply(removals, thorough=True)
                 self.log.write("pruned", removed=[removal.line() for removal in removals])
                 self._count(pruner)
@@ -145,12 +148,20 @@ class Service:
     def watch(self) -> Answer:
         """Whether the write-ahead log gets away: told once, and again by every run while it lasts. Needs no lock."""
         if (self.definition.state_root / RESTORE).exists():
-            return Answer(lines=["something is being restored"])
+            return self._wait_for_restore()
         before = self.state.values.get("archiving") or {"items": {}, "problems": []}
         found = self._look(self.context("incr"), before["items"])
         if found and not before["problems"]:
             self._notify(_ENDANGERED, "; ".join(found))
         return Answer(Exit.LATE if found else Exit.DONE, found or ["nothing waits"], problems=found)
+
+    def _wait_for_restore(self) -> Answer:
+        stuck = stuck_restore(self.definition.state_root, self.now)
+        if stuck and stuck != self.state.values.get("stuck"):
+            self.state.update(stuck=stuck)
+            self._notify(_STUCK, stuck)
+        found = [stuck] if stuck else []
+        return Answer(Exit.LATE if stuck else Exit.DONE, found or ["something is being restored"], problems=found)
 
     def initialise(self, dry_run: bool = False) -> list[str]:
         """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
@@ -255,20 +266,8 @@ class Service:
         self.state.update(last_run=run)
         self._write_metrics()
 
-    def _measure(self, outcome: Outcome) -> None:
-        self.state.update(
-            durations=outcome.durations, required_bytes=outcome.required, free_bytes=outcome.free
-        )
-
     def _count(self, pruner: Prune) -> None:
-        kept = {
-            name: [one for one in sets if one.good and one.run in pruner.plans[name].keep]
-            for name, sets in pruner.sets.items()
-        }
-        self.state.update(
-            sets={name: len(sets) for name, sets in kept.items()},
-            window={name: sets[0].started.isoformat() for name, sets in kept.items() if sets},
-        )
+        self.state.update(**pruner.kept())
         self._write_metrics()
 
     def _write_metrics(self) -> None:
@@ -284,13 +283,15 @@ class Service:
 
     @contextmanager
     def _locked(self, what: str) -> Iterator[dict[str, Any] | None]:
-        with backup_lock(self.definition.state_root, what, self.now, self._by) as former:
-            yield former
+        try:
+            with backup_lock(self.definition.state_root, what, self.now, self._by) as former:
+                yield former
+        except BackupError as error:
+            if error.code is Exit.RESTORING and (stuck := stuck_restore(self.definition.state_root, self.now)):
+                self._notify(_STUCK, stuck, code=int(error.code))
+            raise
 
 
 def _words(error: Exception) -> str:
-    return (
-        str(error)
-        if isinstance(error, (EngineError, HttpError, OSError))
-        else f"{type(error).__name__}: {error}"
-    )
+    known = isinstance(error, (EngineError, HttpError, OSError))
+    return str(error) if known else f"{type(error).__name__}: {error}"

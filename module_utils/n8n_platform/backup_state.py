@@ -26,7 +26,8 @@ _ARCHIVE = {
 class State:
     """{since, last_run {run, type, started, finished, code, problem}, success {local, s3: {run, finished, bytes}},
     durations {step: seconds}, sizes {item: bytes}, verified {finished, ok, problems}, drill {finished, ok, ...},
-    archiving {items, problems: what backup_watch.watch() found}, required_bytes, free_bytes,
+    archiving {items, problems: what backup_watch.watch() found}, stuck (a restore that was told of), required_bytes,
+    free_bytes,
     sets {repository: count}, window {repository: ISO 8601}, rotation}."""
 
     def __init__(self, root: Path) -> None:

@@ -25,6 +25,11 @@ def current_generation(volume: Path) -> str:
         return ""
 
 
+def staged(volume: Path, major: str) -> Path:
+    """Where a restore makes the next generation, beside the one in use."""
+    return volume / major / ".new.restore"
+
+
 def former_generations(volume: Path) -> list[Path]:
     """Data directories that are not the one in use: what a restore has left for a way back."""
     current = current_generation(volume)

@@ -23,6 +23,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRes
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
+    staged,
     write_current,
 )
 
@@ -40,9 +41,9 @@ class Request:
     """`volume`, `configuration` (pgBackRest's, with the keys), `repository_path` (of the local repository), `ca_file`
     are paths on the host; `s3_path` is the repository's folder in the bucket, where it is not the configured one.
 
-    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; timeline: as
-    Postgres takes it (`latest`, `current`, a number). `archives`: the recovered server will archive into this
-    repository. `seconds` limits each of restore and recovery.
+    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; at_set: no
+    further than to the end of the set `label`; timeline: as Postgres takes it (`latest`, `current`, a number).
+    `archives`: the recovered server will archive into this repository. `seconds` limits each of restore and recovery.
     """
 
     stanza: str
@@ -57,6 +58,7 @@ class Request:
     network: str = "none"
     time: datetime | None = None
     label: str = ""
+    at_set: bool = False
     timeline: str = "latest"
     archives: bool = True
     processes: int = 2
@@ -84,7 +86,7 @@ class Recovery:
     def __init__(self, oneshots: OneShots, request: Request) -> None:
         self._oneshots = oneshots
         self._request = request
-        self._staged = f"{request.major}/.new.restore"
+        self._staged = str(staged(request.volume, request.major).relative_to(request.volume))
 
     def choose(self) -> tuple[Backup, str]:
         """Reads the repository and refuses what cannot be restored; writes nothing. The set, and the newest WAL."""
@@ -159,15 +161,9 @@ class Recovery:
         where = f"{self._request.stanza} in repository {found.name}"
         if found.problem:
             # Of an encrypted file whose passphrase is another one nothing can be read.
-            code = (
-                Exit.WRONG_KEY if any(word in found.problem for word in pgbackrest.WRONG_KEY) else Exit.FAILED
-            )
-            hint = (
-                " (is backup_pgbackrest_cipher the one it was written with?)"
-                if code == Exit.WRONG_KEY
-                else ""
-            )
-            raise BackupError(f"{where}: {found.problem}{hint}", code)
+            wrong = any(word in found.problem for word in pgbackrest.WRONG_KEY)
+            hint = " (is backup_pgbackrest_cipher the one it was written with?)" if wrong else ""
+            raise BackupError(f"{where}: {found.problem}{hint}", Exit.WRONG_KEY if wrong else Exit.FAILED)
         if not found.backups:
             raise BackupError(f"{where}: holds no set")
         if found.version.split(".")[0] != self._request.major:
@@ -222,7 +218,9 @@ class Recovery:
 
     def _restore_options(self, backup: Backup) -> list[str]:
         request, data = self._request, f"{_ROOT}/{self._staged}"
-        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={request.timeline}"]
+        # What came after the set does not matter then, and may have gone another way.
+        timeline = "current" if request.at_set else request.timeline
+        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={timeline}"]
         options += [
             f"--process-max={request.processes}",
             f"--recovery-option=restore_command={self._get(data)}",
@@ -230,6 +228,8 @@ class Recovery:
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
             options += ["--type=time", f"--target={moment}", "--target-action=promote"]
+        elif request.at_set:
+            options += ["--type=immediate", "--target-action=promote"]
         return options
 
     def _recover(self, client: PgBackRest, generation: str) -> dict[str, Any]:
@@ -243,7 +243,7 @@ class Recovery:
 
     def _check_end(self, answer: dict[str, Any], newest: str) -> None:
         """To the newest moment: for Postgres a hole in the archive is its end, and nothing to complain of."""
-        if self._request.time is not None or not newest:
+        if self._request.time is not None or self._request.at_set or not newest:
             return
         high, low = (int(part, 16) for part in answer["last_lsn"].split("/"))
         reached = ((high << 32) + low - 1) >> 24

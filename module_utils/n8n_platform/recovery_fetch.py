@@ -100,8 +100,14 @@ class Directory:
 
 
 def needed_bytes(manifest: dict[str, Any]) -> int:
-    """Of all that is fetched, and of the database that is written from it."""
-    return sum(int(item.get("bytes") or 0) for item in manifest["items"])
+    """Of all that is fetched, and of the databases as they are written from their compressed sets, which stay where
+    they are."""
+    sizes: dict[str, int] = {}
+    for item in manifest["items"]:
+        size = (item.get("details") or {}).get("database_bytes") or item.get("bytes")
+        # Each repository has its own set of the same database.
+        sizes[item["name"]] = max(sizes.get(item["name"], 0), int(size or 0))
+    return sum(sizes.values())
 
 
 def check_room(manifest: dict[str, Any], place: Path) -> None:

@@ -1,6 +1,9 @@
 """Weeks in minutes: the command is told what time it is, restic stamps its snapshots with it."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.n8n_platform.backup import Exit
 
-from tests.support.backup_lab import BackupLab
+from tests.support.backup_lab import ROOT, BackupLab
 from tests.support.smtp import ADDRESS, LOGIN, PORT, MailServer, authority
 
 # A Wednesday, 03:17 in Berlin.
@@ -125,6 +128,33 @@ def test_a_failed_run_is_told_with_its_reason_but_not_the_hooks_token(
     assert "s3cret" not in (lab.state / "backup.log").read_text()
     metrics = (lab.state / "metrics/backup.prom").read_text()
     assert f'last_run_exit_code{{environment="{lab.name}"}} 1' in metrics
+
+
+def test_a_restore_that_keeps_backups_from_running_is_told(lab: BackupLab, hook: list[dict[str, Any]]) -> None:
+    marker, begun = lab.state / "restore.json", START + timedelta(days=12.2)
+    marker.write_text('{"by": "ops"}')
+    os.utime(marker, (0, begun.timestamp()))
+    for hours, events in ((1, 0), (5, 1)):
+        stopped = lab.command("--now", (begun + timedelta(hours=hours)).isoformat(), "run")
+        assert stopped.returncode == Exit.RESTORING
+        assert [each["event"] for each in hook] == ["backups wait for a restore"] * events
+    marker.unlink()
+    assert hook[0]["code"] == Exit.RESTORING and str(marker) in hook[0]["message"]
+
+
+def test_what_is_too_old_fails_the_verification_by_name(lab: BackupLab) -> None:
+    run(lab, 12.3, "run")
+    lab.write_definition(drill_maximum_age_days=8)
+    late = lab.command("--now", (START + timedelta(days=12.31)).isoformat(), "verify")
+    # What a playbook asks with.
+    arguments = json.dumps({"definition": str(lab.state / "backup.json"), "fail_on_problems": True})
+    argv = [str(Path(sys.executable).with_name("ansible")), "localhost", "-m", "platform_backup_info", "-a", arguments]
+    asked = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    lab.write_definition()
+    words = "days old, backup_drill_maximum_age_days is 8"
+    assert late.returncode == Exit.LATE and late.stdout.startswith("the last restore drill is 12.3 days old")
+    assert words in late.stdout
+    assert asked.returncode and "FAILED" in asked.stdout and words in asked.stdout, asked.stdout
 
 
 def test_mail_tells_the_same(lab: BackupLab, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.n8n_platform import backup_verify
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_manifest import local_sets, parse
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
@@ -29,6 +31,7 @@ COPY_SECONDS = 15
 # Of the packs only: what is small arrives, what matters does not.
 PACKS: dict[str, Any] = {"methods": ("PUT",), "path": "/restic/data"}
 FAULTS = {
+    "403": Fault("status", 403, **PACKS),
     "500": Fault("status", 500, **PACKS),
     "503": Fault("status", 503, **PACKS),
     "reset": Fault("reset", **PACKS),
@@ -46,6 +49,7 @@ def store(images: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> I
     rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
     lock = {"ObjectLockEnabled": "Enabled", "Rule": rule}
     found.client().put_object_lock_configuration(Bucket=found.bucket, ObjectLockConfiguration=lock)
+    found.client().create_bucket(Bucket=found.bundles)
     yield found
     found.stop()
 
@@ -130,29 +134,46 @@ def test_the_keys_are_nowhere_in_the_bucket_of_the_data(lab: BackupLab, store: S
 
 
 def test_the_bundle_goes_to_another_bucket(lab: BackupLab, store: S3Store) -> None:
-    store.client().create_bucket(Bucket=f"{store.bucket}-keys")
-    lab_credentials = lab.root / "secrets/host/backup_s3_credentials"
-    least = lab_credentials.read_text()
-    text = least
-    for ours, powerful in zip(store.keys["default"], store.keys["admin"], strict=True):
-        text = text.replace(ours, powerful)
-    lab_credentials.write_text(text)
-    destination = f"s3://{store.bucket}-keys/{lab.name}"
-    answer = full(lab, 0.03, bundle={"recipients": [lab.recipient], "destination": destination})
-    lab_credentials.write_text(least)
+    answer = full(lab, 0.03, bundle=elsewhere(lab, store))
     assert answer.code == Exit.DONE, answer.problems
-    found = store.client().list_objects_v2(Bucket=f"{store.bucket}-keys")["Contents"]
-    assert [item["Key"] for item in found] == [f"{lab.name}/{lab.name}-{answer.manifest['run']}.age"]
+    client, name = store.client(), f"{lab.name}-{answer.manifest['run']}.age"
+    found = client.list_objects_v2(Bucket=store.bundles)["Contents"]
+    assert [item["Key"] for item in found] == [f"{lab.name}/{name}"]
+
+    place = {"Bucket": store.bundles, "Key": f"{lab.name}/{name}"}
+    there = client.get_object(**place)
+    content = there["Body"].read()
+    client.put_object(**place, Body=flipped(content), Metadata=there["Metadata"])
+    checked = service(lab, 0.04).verify(full=False)
+    assert checked.code == Exit.DAMAGED, checked.problems
+    [problem] = checked.problems
+    assert name in problem and problem.endswith(" is damaged")
+    context, made = service(lab, 0.05).context("full"), local_sets(lab.backups / "runs")
+    bundles = partial(backup_verify._bundles, context, made, 1, 7)
+    client.delete_object(**place)
+    assert [problem.replace("damaged", "missing")] == bundles()
+    client.put_object(**place, Body=content, Metadata=there["Metadata"])
+    assert bundles() == []
+
+
+def elsewhere(lab: BackupLab, store: S3Store) -> dict[str, Any]:
+    """What sends bundles of keys to a bucket of their own."""
+    return {"recipients": [lab.recipient], "destination": f"s3://{store.bundles}/{lab.name}"}
+
+
+def flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
 
 def test_a_store_that_is_away_costs_the_copy_and_nothing_else(lab: BackupLab, store: S3Store) -> None:
     before = keys(store)
     store._container.stop(timeout=5)
     started = time.monotonic()
-    answer = full(lab, 1)
+    answer = full(lab, 1, bundle=elsewhere(lab, store))
     assert time.monotonic() - started < 180
     assert answer.code == Exit.NOT_OFFSITE
-    assert "off-site: S3 head" in answer.problems[0]
+    assert [" ".join(problem.split()[:3]) for problem in answer.problems[:2]] == ["keys: S3 put", "off-site: S3 head"]
     assert answer.manifest["locations"]["s3"] is None
     assert good(lab)[-1] == answer.manifest["run"]
     metrics = (lab.state / "metrics/backup.prom").read_text()
@@ -179,6 +200,19 @@ def test_a_manifest_that_was_changed_in_the_bucket_is_found(lab: BackupLab, stor
     assert [line for line in found.problems if manifest["run"] in line and "checksum" in line], found.problems
 
 
+def test_a_pack_that_was_changed_in_the_bucket_is_found(lab: BackupLab, store: S3Store) -> None:
+    key = max(keys(store, "lab/restic/data/"))
+    content = store.client().get_object(Bucket=store.bucket, Key=key)["Body"].read()
+    store.client().put_object(Bucket=store.bucket, Key=key, Body=flipped(content))
+    found = service(lab, 1.21).verify(full=True)
+    store.client().put_object(Bucket=store.bucket, Key=key, Body=content)
+    assert found.code == Exit.DAMAGED
+    pack = key.split("/")[-1]
+    assert [line for line in found.problems if line.startswith("s3: restic:") and pack[:8] in line], found.problems
+    assert not [line for line in found.problems if line.startswith("local:")]
+    assert service(lab, 1.22).verify(full=True).problems == []
+
+
 @pytest.mark.parametrize("fault", smoke_and_full(FAULTS, [FAULT]))
 def test_a_copy_that_fails_half_way_ends_in_time_and_the_next_run_is_clean(
     lab: BackupLab, store: S3Store, proxy: FaultProxy, fault: str
@@ -198,6 +232,10 @@ def test_a_copy_that_fails_half_way_ends_in_time_and_the_next_run_is_clean(
     assert took < 1.1 * COPY_SECONDS + 20, took
     assert good(lab)[-1] == answer.manifest["run"] and answer.manifest["locations"]["s3"] is None
     assert runs(store) == before, "a set that is not there is not said to be"
+
+    # restic was stopped, and has left its locks.
+    pruned = service(lab, days + 0.004).prune(dry_run=False)
+    assert (pruned.code, pruned.problems) == (Exit.DONE, [])
 
     later = full(lab, days + 0.005)
     assert (later.code, later.problems) == (Exit.DONE, [])

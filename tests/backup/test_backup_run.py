@@ -24,11 +24,15 @@ from ansible.module_utils.n8n_platform.recovery_fetch import Directory, fetch
 from ansible.module_utils.n8n_platform.restic import Restic
 
 from tests.support.backup_lab import BackupLab
+from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
 
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
+# What a run leaves on its way, by the share of its time that is over: a dump in staging; restic at work; the bundle of
+# keys; the manifest, after which what is too old goes.
+MARKS = {10: "staging/*.rdb", 50: "restic/locks/*", 90: "keys/*.age", 99: "runs/*/manifest.json"}
 # A smoke run takes one, another one each time.
-PERCENT = random.Random(SEED).choice([10, 50, 90, 99])
+PERCENT = random.Random(SEED).choice([*MARKS])
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +54,6 @@ def made(lab: BackupLab, *arguments: str) -> str:
     done = lab.command(*arguments, "run", "--type", "full")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.split()[0]
-
-
-@pytest.fixture(scope="module")
-def seconds(lab: BackupLab) -> float:
-    """That a whole run takes."""
-    started = time.monotonic()
-    made(lab)
-    return time.monotonic() - started
 
 
 def orphans(lab: BackupLab) -> str:
@@ -89,7 +85,7 @@ def test_a_set_holds_everything_that_was_there(lab: BackupLab, tmp_path: Path) -
     run = made(lab)
     manifest = json.loads((lab.backups / "runs" / run / "manifest.json").read_text())
     items = {item["name"]: item for item in manifest["items"]}
-    assert set(items) == {"redis-queue", "openbao", "n8n-home", "keys"}
+    assert set(items) == {"redis-queue", "openbao", "n8n-home", "traefik-acme", "keys"}
     assert items["redis-queue"]["details"]["keys"] == 2
     assert manifest["versions"] == lab.definition()["versions"]
     assert set(manifest["fingerprints"]) and manifest["started"] < manifest["finished"]
@@ -100,11 +96,14 @@ def test_a_set_holds_everything_that_was_there(lab: BackupLab, tmp_path: Path) -
     snapshot = manifest["restic"]["local"]
     mount = Mount(target, "/restored", False)
     argv = ["restore", "--no-lock", f"{snapshot}:/source", "--target", mount.target]
-    restored = lab.restic(*argv, mounts=(mount,))
+    restored = lab.restic(*argv, mounts=(mount,), capabilities=("CHOWN", "DAC_OVERRIDE", "FOWNER"))
     assert restored.code == 0, restored.words()
-    for file in lab.home.rglob("*"):
-        if file.is_file():
-            assert (target / "n8n-home" / file.relative_to(lab.home)).read_bytes() == file.read_bytes()
+    for folder in (lab.home, lab.certificates):
+        for file in filter(Path.is_file, folder.rglob("*")):
+            copy = target / folder.name / file.relative_to(folder)
+            assert copy.read_bytes() == file.read_bytes()
+            assert (copy.stat().st_mode, copy.stat().st_uid) == (file.stat().st_mode, file.stat().st_uid)
+    assert (target / "traefik-acme/acme.json").stat().st_mode & 0o777 == 0o600, "it holds private keys"
     for name in ("redis-queue", "openbao"):
         content = (target / "staging" / items[name]["file"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == items[name]["sha256"]
@@ -155,18 +154,15 @@ def test_of_ten_starters_one_works_and_the_others_name_it(lab: BackupLab) -> Non
     assert len(sets(lab)) == len(before) + 1
 
 
-@pytest.mark.parametrize("percent", smoke_and_full([10, 50, 90, 99], [PERCENT]))
-def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(
-    lab: BackupLab, seconds: float, percent: int
-) -> None:
-    before = sets(lab)
+@pytest.mark.parametrize("percent", smoke_and_full(MARKS, [PERCENT]))
+def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(lab: BackupLab, percent: int) -> None:
+    before, there = sets(lab), {*lab.backups.glob(MARKS[percent])}
     process = subprocess.Popen([lab.program, "run", "--type", "full"], stdout=subprocess.DEVNULL)
-    time.sleep(seconds * percent / 100)
-    # So near its end it may have ended.
-    assert process.poll() is None or percent >= 90, "the run was over before it could be killed"
+    wait_until(lambda: {*lab.backups.glob(MARKS[percent])} - there, MARKS[percent], 60, every=0.002)
     process.kill()
-    process.wait()
-    assert set(before) <= set(sets(lab))
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    # One that is killed when its manifest is there has made a set.
+    assert len(sets(lab)) == len(before) + (percent == 99) and {*before} <= {*sets(lab)}
 
     run = made(lab)
     assert left_over(lab) == []
@@ -200,6 +196,16 @@ def test_an_interrupted_run_tidies_up_and_says_so(lab: BackupLab) -> None:
     assert left_over(lab) == []
     assert json.loads((lab.state / "backup-state.json").read_text())["last_run"]["code"] == Exit.INTERRUPTED
     made(lab)
+
+
+def test_a_bundle_that_its_folder_does_not_take_costs_no_set_and_is_said(lab: BackupLab) -> None:
+    gone = lab.root / "mount/bundles"
+    lab.write_definition(bundle={"recipients": [lab.recipient], "destination": str(gone)})
+    before, done = sets(lab), lab.command("run", "--type", "incr")
+    lab.write_definition()
+    assert done.returncode == Exit.NOT_OFFSITE, done.stderr
+    assert f"keys: backup_bundle_destination: {gone} is not there" in done.stdout
+    assert len(sets(lab)) == len(before) + 1 and not gone.parent.exists()
 
 
 def test_no_run_begins_while_something_is_restored(lab: BackupLab) -> None:

@@ -29,6 +29,7 @@ PROJECT = f"n8n-{ENVIRONMENT}"
 DATA = Path("/var/lib/n8n-platform") / ENVIRONMENT
 PORT_BASE = 19440
 CONSOLE = "storage.localhost"
+BUNDLES = "n8n-test-storage-keys"
 
 
 def play(tag: str, *extra: str) -> subprocess.CompletedProcess[str]:
@@ -38,6 +39,7 @@ def play(tag: str, *extra: str) -> subprocess.CompletedProcess[str]:
         "platform_profile": "small",
         "platform_object_storage": "own",
         "object_storage_volume_size_mb": 64,
+        "object_storage_bundles": f"s3://{BUNDLES}/lab",
     }
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "tests/backup/object_storage.yml"]
     command += ["-i", "inventories/local", "--tags", tag, "-e", json.dumps(variables), *extra]
@@ -156,6 +158,16 @@ class TestRights:
         assert writer.head("old") is None
         writer.get("old", tmp_path / "back", version)
         assert (tmp_path / "back").read_text() == "old"
+
+    def test_bundles_of_keys_go_to_a_bucket_of_their_own(self, writer: S3, tmp_path: Path) -> None:
+        file = tmp_path / "x.age"
+        file.write_text("x")
+        bundles = replace(writer, target={**writer.target, "bucket": BUNDLES, "prefix": "lab"})
+        assert bundles.put(file, file.name)["size"] == 1 and bundles.head("gone.age") is None
+        with pytest.raises(S3Error, match="AccessDenied, HTTP 403"):
+            bundles.delete([file.name])
+        with pytest.raises(S3Error, match="AccessDenied, HTTP 403"):
+            replace(bundles, target={**bundles.target, "prefix": "other"}).put(file, file.name)
 
     def test_all_of_it_survives_a_restart(self, storage: str, writer: S3, tmp_path: Path) -> None:
         file = tmp_path / "kept"

@@ -202,17 +202,34 @@ def test_flipped_bytes_in_what_says_what_there_is_are_found_and_cost_nothing(lab
     repository, label = lab.backups / "pgbackrest", labels(lab)["local"][-1]
     names = (f"backup/n8n/{label}/backup.manifest", "backup/n8n/backup.info", "archive/n8n/archive.info")
     intact, expected = {name: (repository / name).read_bytes() for name in names}, ids(lab)
+    lab.sql("INSERT INTO rows (id) VALUES (654321)")
+    lab.switch_wal()
     for name in names:
         flip(repository / name)
     try:
         found = ITEM.verify(lab.context(s3=None))
         assert [name for name in names if name in str(found)] == list(names), found
-        # pgBackRest has a second copy of each, which is whole.
-        lab.restore(label=label)
+        # pgBackRest has a second copy of each, which is whole. Of a run's set, what came after it is not wanted.
+        lab.restore(label=label, at_set=True)
         assert ids(lab) == expected
     finally:
         for name, content in intact.items():
             (repository / name).write_bytes(content)
+
+
+def test_a_flipped_byte_in_the_bucket_is_found_and_the_local_set_stays_good(lab: PostgresLab, proxy: Any) -> None:
+    store, label = proxy.store, labels(lab)["s3"][-1]
+    prefix = f"{lab.name}/pgbackrest/backup/n8n/{label}/bundle/"
+    client = store.client()
+    key = client.list_objects_v2(Bucket=store.bucket, Prefix=prefix)["Contents"][0]["Key"]
+    content = client.get_object(Bucket=store.bucket, Key=key)["Body"].read()
+    at = len(content) // 2
+    client.put_object(Bucket=store.bucket, Key=key, Body=content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    found = ITEM.verify(lab.context(), everything=False)
+    client.put_object(Bucket=store.bucket, Key=key, Body=content)
+    assert found and not [text for text in found if not text.startswith(f"{ITEM.name}: s3: ")], found
+    assert label in found[0] or "checksum" in found[0], found
+    assert ITEM.verify(lab.context(), everything=False) == []
 
 
 def hasty(lab: PostgresLab, folder: Path) -> Path:

@@ -27,6 +27,11 @@ CASES: dict[str, tuple[str, dict[str, Any], str]] = {
         "backup_bundle_destination must not be platform_s3_bucket",
     ),
     "another bucket": ("backup", {"backup_bundle_destination": "s3://data-keys/x"}, ""),
+    "a bucket of no store": (
+        "backup",
+        {"backup_bundle_destination": "s3://data-keys/x", "platform_object_storage": "none"},
+        "backup_bundle_destination is a bucket, which needs platform_object_storage",
+    ),
     "a private key": (
         "backup",
         {"backup_bundle_recipients": ["AGE-SECRET-KEY-1" + "Q" * 58]},

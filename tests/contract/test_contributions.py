@@ -56,6 +56,13 @@ MERGED = {
 }
 # Roles contribute these only where a variable says so.
 ON_DEMAND = {"certificates": "{{ __traefik_contribution.backup }}"}
+DATABASES = {
+    "postgres_instances": {"n8n": {}, "numbers": {"database": "figures"}},
+    "platform_object_storage": "external",
+    "platform_s3_endpoint": "https://192.0.2.7:9000",
+}
+# The stanza of each is made by a task that loops over the instances.
+OF_DATABASES = {"stanzas": "{{ __postgres_instances.keys() | list }}", "databases": "{{ __postgres_contribution }}"}
 
 
 def enter(role: str, entry: str, **more: Any) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"ansible.builtin.set_fact": {"undrilled": JOBS}, "vars": {"backup_drill_maximum_age_days": 0}},
             written(folder / "jobs.json", {"elsewhere": "{{ elsewhere }}", "undrilled": "{{ undrilled }}"}),
         ),
+        play(enter("postgres", "contribution"), written(folder / "databases.json", OF_DATABASES, **DATABASES)),
     ]
     run_play(
         folder,
@@ -100,8 +108,12 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         platform_root=str(folder),
         volumes_extra_directories=[],
     )
-    results = [json.loads((folder / f"{name}.json").read_text()) for name in ("release", "merged", "demanded", "jobs")]
-    return {"tiers": results[0]["tiers"], "data": folder / "made-up", **results[1], **results[2], **results[3]}
+    names = ("release", "merged", "demanded", "jobs", "databases")
+    release, *others = (json.loads((folder / f"{name}.json").read_text()) for name in names)
+    found = {"tiers": release["tiers"], "data": folder / "made-up"}
+    for results in others:
+        found.update(results)
+    return found
 
 
 def test_compose_runs_its_service(merged: dict[str, Any]) -> None:
@@ -155,3 +167,30 @@ def test_certificates_of_a_public_authority_are_backed_up(merged: dict[str, Any]
 def test_it_is_backed_up(merged: dict[str, Any]) -> None:
     assert "made-up" in {item["name"] for item in merged["items"]}
     assert all("{{" not in str(item) for item in merged["items"])
+
+
+def test_each_database_server_has_a_stanza_an_archive_and_sets_of_its_own(merged: dict[str, Any]) -> None:
+    both, brought = merged["stanzas"], merged["databases"]
+    assert both == ["n8n", "numbers"]
+    items = [(item["kind"], item["service"], item.get("stanza", "")) for item in brought["backup"] if "service" in item]
+    assert items == [
+        part
+        for name in both
+        for part in (("pgbackrest", f"postgres-{name}", name), ("pg_dump", f"postgres-{name}", ""))
+    ]
+    assert [item["database"] for item in brought["backup"] if item["kind"] == "pg_dump"] == ["n8n", "figures"]
+    assert {name for item in brought["backup"] if item["kind"] == "keys" for name in item["secrets"]} == {
+        "pgbackrest_n8n",
+        "pgbackrest_numbers",
+        "backup_pgbackrest_cipher",
+    }
+    templates = {secret["name"]: secret.get("template", "") for secret in brought["secrets"]}
+    for name in both:
+        service = brought["service"]["services"][f"postgres-{name}"]
+        assert service["environment"]["PGBACKREST_STANZA"] == name
+        assert service["environment"]["PGBACKREST_CONFIG"] == f"/run/secrets/pgbackrest_{name}"
+        assert f"pgbackrest_{name}" in service["secrets"]
+        for suffix in ("", "_prune"):
+            text = templates[f"pgbackrest_{name}{suffix}"]
+            assert "repo1-path=" in text and "repo2-s3-bucket=" in text
+            assert f"[{name}]" in text and not [other for other in both if other != name and f"[{other}]" in text]

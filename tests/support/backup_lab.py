@@ -24,7 +24,7 @@ from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
 from ansible.module_utils.n8n_platform.openbao_own import OwnStore
 
 ROOT = Path(__file__).resolve().parents[2]
-OPENBAO_UID, REDIS_UID = 2004, 2002
+OPENBAO_UID, REDIS_UID, TRAEFIK_UID = 2004, 2002, 2003
 NAME = "test-backup-lab"
 
 
@@ -46,6 +46,7 @@ class BackupLab:
             "volumes/redis-queue",
             "volumes/openbao",
             "volumes/n8n-home",
+            "volumes/traefik-acme",
             "secrets/host",
             "state",
             "config",
@@ -56,6 +57,9 @@ class BackupLab:
         (self.home / "nodes").mkdir()
         (self.home / "config").write_text('{"a": 1}')
         (self.home / "nodes/large.bin").write_bytes(os.urandom(3 << 20))
+        (self.certificates / "acme.json").write_text('{"letsencrypt": {"Certificates": []}}')
+        (self.certificates / "acme.json").chmod(0o600)
+        shutil.chown(self.certificates / "acme.json", TRAEFIK_UID, TRAEFIK_UID)
         self._make_identity()
         self.write_definition()
         return self
@@ -70,6 +74,10 @@ class BackupLab:
     @property
     def home(self) -> Path:
         return self.root / "volumes/n8n-home"
+
+    @property
+    def certificates(self) -> Path:
+        return self.root / "volumes/traefik-acme"
 
     @property
     def backups(self) -> Path:
@@ -98,6 +106,7 @@ class BackupLab:
                 {"name": "redis-queue", "kind": "redis_rdb", "service": "redis-queue"},
                 {"name": "openbao", "kind": "openbao_snapshot"},
                 {"name": "n8n-home", "kind": "directory", "path": str(self.home)},
+                {"name": "traefik-acme", "kind": "directory", "path": str(self.certificates)},
                 {
                     "name": "keys-n8n",
                     "kind": "keys",
@@ -140,11 +149,15 @@ class BackupLab:
             [str(self.program), *arguments], capture_output=True, text=True, check=False, **more
         )
 
-    def restic(self, *arguments: str, mounts: tuple[Mount, ...] = ()) -> Result:
+    def restic(
+        self, *arguments: str, mounts: tuple[Mount, ...] = (), capabilities: tuple[str, ...] = ()
+    ) -> Result:
         password = self.root / "secrets/host/backup_restic_password"
         given = (Mount(password, "/password"), Mount(self.backups / "restic", "/repository", False), *mounts)
         argv = ["restic", "--repo", "/repository", "--no-cache", "--password-file", "/password", *arguments]
-        return OneShots(Engine(), "", "once").run(self.images["backup"], argv, mounts=given, timeout=300)
+        return OneShots(Engine(), "", "once").run(
+            self.images["backup"], argv, mounts=given, timeout=300, capabilities=capabilities
+        )
 
     def open_bundle(self, path: Path) -> dict[str, Any]:
         opened = OneShots(Engine(), "", "once").run(

@@ -48,6 +48,11 @@ class S3Store:
     region = "us-east-1"
 
     @property
+    def bundles(self) -> str:
+        """The bucket for bundles of keys, which somebody has to make."""
+        return f"{self.bucket}-keys"
+
+    @property
     def ca_file(self) -> Path:
         return self.directory / "ca.crt"
 
@@ -198,7 +203,10 @@ class S3Store:
         wanted = variables["__object_storage_identities"]
         for entry in wanted["policies"]:
             entry["content"] = json.dumps(policies[entry["name"]])
-        text = json.dumps(wanted).replace("{{ __object_storage_bucket }}", self.bucket)
+        names = {"bucket": self.bucket, "bundles_bucket": self.bundles, "bundles": self.bundles}
+        text = json.dumps(wanted)
+        for name, value in names.items():
+            text = text.replace(f"{{{{ __object_storage_{name} }}}}", value)
         for profile, prefix in PROFILES.items():
             for name, value in zip(("access_key_id", "secret_access_key"), self.keys[profile], strict=True):
                 text = text.replace(f"{{{prefix}_{name}}}", value)

@@ -147,6 +147,15 @@ def test_items_that_make_no_sense_are_refused_by_name(tmp_path: Path, items: lis
     assert refused.value.code == Exit.USAGE
 
 
+def test_a_folder_of_bundles_that_is_not_there_is_told_by_its_variable(tmp_path: Path) -> None:
+    folder = tmp_path / "mount"
+    wanted = definition(tmp_path, bundle={"recipients": ["age1"], "destination": str(folder)})
+    [told] = [text for text in describe(wanted, NOW)["warnings"] if text.startswith("key bundle")]
+    assert told == f"key bundle: none (backup_bundle_destination: {folder} is not there; mount it, or make the folder)"
+    folder.mkdir()
+    assert not [text for text in describe(wanted, NOW)["warnings"] if text.startswith("key bundle")]
+
+
 def test_an_hourly_run_takes_no_dump(tmp_path: Path) -> None:
     items = [
         {"name": "dump", "kind": "pg_dump", "service": "postgres", "database": "n8n"},
@@ -217,7 +226,10 @@ def test_info_tells_what_there_is_and_what_is_wrong(tmp_path: Path) -> None:
         f"set {run_id(NOW - timedelta(days=1))}"[:24],
     ]
     assert "off-site: none" in info["warnings"]
-    assert any(line.startswith("problem: the newest backup") for line in summary(info))
+    lines = summary(info)
+    assert any(line.startswith("problem: the newest backup") for line in lines)
+    listed = [line.split("  ")[-2].strip() for line in lines if line.startswith("  2")]
+    assert listed == ["3 d old", "9 d old"]
 
 
 def test_a_fresh_environment_is_given_its_time(tmp_path: Path) -> None:

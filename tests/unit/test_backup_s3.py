@@ -137,6 +137,22 @@ class TestRights:
             with pytest.raises(client.exceptions.ClientError, match="AccessDenied"):
                 forbidden()
 
+    def test_the_writer_puts_bundles_of_keys_into_a_bucket_of_their_own_and_removes_none(self, store):
+        store.client("admin").create_bucket(Bucket=store.bundles)
+        writer, pruner = store.client("default"), store.client("prune")
+        place = {"Bucket": store.bundles, "Key": "prefix/x.age"}
+        writer.put_object(**place, Body=b"x")
+        assert writer.head_object(**place)["ContentLength"] == 1
+        with pytest.raises(writer.exceptions.ClientError, match="404"):
+            writer.head_object(Bucket=store.bundles, Key="prefix/gone.age")
+        for forbidden in (
+            lambda: writer.delete_object(**place),
+            lambda: pruner.delete_object(**place),
+            lambda: pruner.get_object(**place),
+        ):
+            with pytest.raises(writer.exceptions.ClientError, match="AccessDenied"):
+                forbidden()
+
     def test_unknown_keys_get_nothing(self, ask, tmp_path, monkeypatch):
         wrong = tmp_path / "wrong"
         wrong.write_text("[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n")

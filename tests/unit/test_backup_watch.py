@@ -1,6 +1,8 @@
 """When somebody is told that the write-ahead log does not get away, and what a hole in it costs; without an engine."""
 
+import os
 from datetime import datetime, timedelta, timezone
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def item(monkeypatch: pytest.MonkeyPatch) -> Item:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(
-        backup_service, "notify", lambda _definition, event, message: found.append(f"{event}: {message}") or []
+        backup_service, "notify", lambda _definition, event, message, **_: found.append(f"{event}: {message}") or []
     )
     return found
 
@@ -118,6 +120,32 @@ def test_nobody_asks_while_something_is_restored(item: Item, definition: Definit
     definition.state_root.mkdir()
     (definition.state_root / "restore.json").write_text("{}")
     assert Service(definition, NOW).watch().code == Exit.DONE and told == []
+
+
+def test_a_restore_that_nobody_ended_is_told_by_all_that_it_stops(
+    item: Item, definition: Definition, told: list[str]
+) -> None:
+    marker = definition.state_root / "restore.json"
+    definition.state_root.mkdir()
+    marker.write_text("{}")
+    calls = [methodcaller("run", "auto"), methodcaller("verify", False), methodcaller("prune", True)]
+    for hours, counted in ((4, 0), (4.1, 3)):
+        os.utime(marker, (0, (NOW - timedelta(hours=hours)).timestamp()))
+        for call in calls:
+            with pytest.raises(BackupError) as stopped:
+                call(Service(definition, NOW))
+            assert stopped.value.code == Exit.RESTORING
+        assert len(told) == counted
+    begun = (NOW - timedelta(hours=4.1)).isoformat(timespec="seconds")
+    assert {text.split(",")[0] for text in told} == {f"backups wait for a restore: no backup is made since {begun}"}
+    told.clear()
+    for _ in range(3):
+        assert Service(definition, NOW).watch().code == Exit.LATE
+    assert len(told) == 1, "every other minute would be too often"
+    assert [text for text in describe(definition, NOW)["problems"] if "restore_target=back" in text]
+    marker.unlink()
+    assert Service(definition, NOW).watch().code == Exit.DONE
+    assert describe(definition, NOW)["problems"] == []
 
 
 def test_a_hole_ends_the_window_until_a_set_has_closed_it(item: Item, definition: Definition) -> None:

@@ -111,15 +111,16 @@ def templated(variable):
     return str(Templar(loader=loader, variables=variables).template(variables[variable]))
 
 
-def test_rights_are_granted_for_the_bucket_alone():
+def test_rights_are_granted_for_the_bucket_and_that_of_bundles_alone():
     variables = yaml.safe_load((ROOT / "roles/object_storage/vars/main.yml").read_text())
+    writer = variables["__object_storage_policies"]["writer"]
     for policy in variables["__object_storage_policies"].values():
         for statement in policy["Statement"]:
             assert statement["Effect"] == "Allow"
-            assert all(
-                resource.startswith("arn:aws:s3:::{{ __object_storage_bucket }}")
-                for resource in statement["Resource"]
-            )
+            buckets = {resource.removeprefix("arn:aws:s3:::").split(" }}")[0] for resource in statement["Resource"]}
+            assert buckets <= {f"{{{{ __object_storage_{name}" for name in ("bucket", "bundles", "bundles_bucket")}
+            if "{{ __object_storage_bucket" not in buckets:
+                assert policy is writer and {*statement["Action"]} <= {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
             assert not [
                 action
                 for action in statement["Action"]

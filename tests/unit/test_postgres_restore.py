@@ -97,7 +97,7 @@ def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
 ) -> None:
     monkeypatch.setattr(Recovery, "branch_off", lambda _self, _generation: 3)
     prepared(folder)
-    assert manager(folder, "reverted").plan() == manager(folder, "discarded").plan() == []
+    assert manager(folder, "discarded").plan() == []
     manager(folder, "switched").apply(["switch"])
     manager(folder, "reverted").apply(["revert"])
     volume = folder / "volume"
@@ -105,6 +105,27 @@ def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
     assert manager(folder, "discarded").plan() == ["discard"]
     manager(folder, "discarded").apply(["discard"])
     assert [path.name for path in (volume / "17").iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_ended_before_the_switch_is_taken_away_beside_a_running_server(folder: Path, whole: bool) -> None:
+    prepared(folder)
+    if not whole:
+        (folder / "recovery/postgres-n8n.json").unlink()
+    back = manager(folder, "reverted", running=True)
+    assert back.plan() == ["abandon"]
+    back.check(back.plan())
+    back.apply(back.plan())
+    volume = folder / "volume"
+    assert [path.name for path in (volume / "17").iterdir()] == ["1"]
+    assert postgres_generations.current_generation(volume) == "17/1"
+    assert manager(folder, "reverted").plan() == []
+
+
+def test_former_data_are_discarded_beside_a_running_server(folder: Path) -> None:
+    prepared(folder)
+    manager(folder, "switched").apply(["switch"])
+    manager(folder, "discarded", running=True).check(["discard"])
 
 
 def test_going_back_does_not_depend_on_the_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -254,6 +254,15 @@ def test_room_is_asked_for_before(tmp_path: Path) -> None:
     recovery_fetch.check_room(manifest(), tmp_path)
 
 
+def test_the_room_is_that_of_the_database_and_not_of_its_compressed_sets() -> None:
+    files = {"name": "n8n-home", "kind": "directory", "bytes": 10}
+    common = {"name": "postgres-n8n", "kind": "pgbackrest", "details": {"database_bytes": 5000}}
+    made = [{**common, "repository": name, "bytes": 70} for name in ("local", "s3")]
+    failed = {**common, "name": "postgres-other", "repository": "local", "bytes": 30, "details": {}}
+    assert recovery_fetch.needed_bytes(manifest(items=[files, *made])) == 5010
+    assert recovery_fetch.needed_bytes(manifest(items=[files, *made, failed])) == 5040
+
+
 def test_keys_of_a_running_source_are_copied_for_root_only(
     tmp_path: Path, directory: recovery_fetch.Directory
 ) -> None:

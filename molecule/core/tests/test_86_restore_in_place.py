@@ -101,6 +101,27 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
     assert verified.rc == 0, verified.failures()
 
 
+@pytest.mark.full
+def test_one_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(core: Deployment, backup: Path) -> None:
+    manifest = json.loads((backup / "runs" / newest_run(backup) / "manifest.json").read_text())
+    [label] = {entry["local"] for entry in manifest["pgbackrest"].values()}
+    volume, state = core.data_root / "volumes/postgres-n8n", core.data_root / "state"
+    before = executions(core)
+    # The list of sets still has it.
+    gone = backup / "pgbackrest/backup/n8n" / label
+    aside = gone.rename(backup / label)
+    try:
+        output = refused(for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)}))
+    finally:
+        aside.rename(gone)
+    assert "Nothing was changed" in output and label in output, output[-3000:]
+    assert executions(core) == before and core.smoke()[0] == 200
+    left = [state / "restore.json", state / "recovery", *volume.glob("*/.new.restore")]
+    assert [path for path in left if path.exists()] == []
+    made = core.run("backup", backup_type="incr")
+    assert made.rc == 0, made.failures()
+
+
 LOST = ("n8n-home", "n8n-data", "n8n-scripts", "redis-queue", "openbao", "postgres-n8n")
 
 

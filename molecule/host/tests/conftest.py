@@ -317,6 +317,7 @@ def served(
         **{**off_site.inventory, "backup_bundle_destination": "/srv/bundles"},
     )
     with created(host):
+        assert host.inside("mkdir /srv/bundles")[0] == 0
         yield host
 
 

@@ -1,0 +1,89 @@
+"""A restore in place that ends before its switch keeps no backup from running; the roles are stubs here."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from contract.conftest import ROOT, load, walk
+
+PLAYBOOK = ROOT / "playbooks/_restore_in_place.yml"
+# What is done before the switch, in order; the first may refuse while backups go on.
+BEFORE = ("backup/fetch", "postgres/restore_prepare", "postgres/restore_dump_prepare")
+TAKEN_AWAY = ["postgres/restore_back", "postgres/restore_dump_back"]
+
+
+def entries(tasks: Any) -> Iterator[str]:
+    """`role/entry` of every role that is entered, also by imported files."""
+    for task in walk(tasks):
+        if role := task.get("ansible.builtin.import_role"):
+            yield f"{role['name']}/{role['tasks_from']}"
+        if file := task.get("ansible.builtin.import_tasks"):
+            folder = ROOT / "playbooks/tasks"
+            yield from entries(load(folder / Path(file).name))
+
+
+def restored(folder: Path, failing: str) -> tuple[str, list[str]]:
+    """What a restore says whose entry `failing` fails, and the entries that were called."""
+    (play,) = load(PLAYBOOK)
+    for entry in {*entries(play["tasks"])}:
+        role, name = entry.split("/")
+        line = {"path": str(folder / "called"), "line": entry, "create": True, "mode": "0600"}
+        tasks = [{"ansible.builtin.lineinfile": line}] if entry in (*BEFORE, *TAKEN_AWAY) else []
+        tasks += [{"ansible.builtin.fail": {"msg": "it is full"}}] if entry == failing else []
+        path = folder / "roles" / role / "tasks" / f"{name}.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(tasks))
+    variables = {
+        "ansible_become": False,
+        "platform_environment": "test",
+        "platform_state_root": str(folder / "state"),
+        "restore_kind": "physical",
+        "restore_parts": "databases",
+    }
+    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
+    done = subprocess.run(
+        [*command, "-e", json.dumps(variables), str(PLAYBOOK)],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(folder),
+            "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
+            "ANSIBLE_ROLES_PATH": str(folder / "roles"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and "it is full" in done.stdout, done.stdout + done.stderr
+    return " ".join(done.stdout.split()), (folder / "called").read_text().splitlines()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """With what was fetched."""
+    (tmp_path / "state/recovery/keys").mkdir(parents=True)
+    return tmp_path / "state"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
+def test_what_fails_before_the_switch_is_taken_away_and_nothing_was_changed(tmp_path: Path, state: Path) -> None:
+    said, called = restored(tmp_path, BEFORE[-1])
+    assert "Nothing was changed, test runs on and is backed up: it is full" in said
+    assert os.listdir(state) == []
+    assert called == [*BEFORE, *TAKEN_AWAY]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
+def test_one_that_was_killed_earlier_keeps_its_way_back(tmp_path: Path, state: Path) -> None:
+    """Nobody knows here whether it had switched."""
+    (state / "restore.json").write_text("{}")
+    said, called = restored(tmp_path, BEFORE[0])
+    assert "restore_target=back puts back what was before it: it is full" in said
+    assert sorted(os.listdir(state)) == ["recovery", "restore.json"]
+    assert called == [BEFORE[0]]
