@@ -218,9 +218,7 @@ class Recovery:
 
     def _restore_options(self, backup: Backup) -> list[str]:
         request, data = self._request, f"{_ROOT}/{self._staged}"
-        # What came after the set does not matter then, and may have gone another way.
-        timeline = "current" if request.at_set else request.timeline
-        options = [*self._common(data), f"--set={backup.label}", f"--target-timeline={timeline}"]
+        options = [*self._common(data), f"--set={backup.label}"]
         options += [
             f"--process-max={request.processes}",
             f"--recovery-option=restore_command={self._get(data)}",
@@ -228,8 +226,12 @@ class Recovery:
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
             options += ["--type=time", f"--target={moment}", "--target-action=promote"]
-        elif request.at_set:
+        if request.at_set and request.time is None:
+            # What came after the set does not matter then, and may have gone another way.
             options += ["--type=immediate", "--target-action=promote"]
+            options += ["--recovery-option=recovery_target_timeline=current"]
+        else:
+            options += [f"--target-timeline={request.timeline}"]
         return options
 
     def _recover(self, client: PgBackRest, generation: str) -> dict[str, Any]:

@@ -161,8 +161,9 @@ def test_a_killed_run_loses_nothing_and_the_next_one_is_clean(lab: BackupLab, pe
     wait_until(lambda: {*lab.backups.glob(MARKS[percent])} - there, MARKS[percent], 60, every=0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    # One that is killed when its manifest is there has made a set.
-    assert len(sets(lab)) == len(before) + (percent == 99) and {*before} <= {*sets(lab)}
+    # One that is killed when its manifest is there has made a set; at 90 it may be a moment from it.
+    more = {10: {0}, 50: {0}, 90: {0, 1}, 99: {1}}[percent]
+    assert len(sets(lab)) - len(before) in more and {*before} <= {*sets(lab)}
 
     run = made(lab)
     assert left_over(lab) == []
