@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests.support.deployment import ROOT, Deployment, wait_until
@@ -51,6 +53,20 @@ def killed(command: str, when: Callable[[], Any], what: str) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+
+
+def released(deployment: Deployment) -> None:
+    """Waits until the modules of a killed run have ended as well: they may work a little longer, and hold the lock."""
+
+    def free() -> bool:
+        with Path(f"/run/lock/n8n-platform-{deployment.name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    wait_until(free, "the killed run to let go of the environment", 180)
 
 
 def refused(command: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from tests.support.deployment import Deployment, wait_until
 from tests.support.docs import doc_block
 from tests.support.off_site import MARKED_KEY, MARKER, mark_volumes
-from tests.support.restoring import INVENTORY, Sender, executions, for_core, killed, now, refused, succeeds
+from tests.support.restoring import INVENTORY, Sender, executions, for_core, killed, now, refused, released, succeeds
 
 nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
 
@@ -172,6 +172,7 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
     command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
     # Stopped for the switch: the moment at which most is open.
     killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
+    released(core)
     status, headers = core.smoke()
     assert status == 503 and headers["retry-after"].isdigit()
     succeeds(for_core(doc_block("restore-back"), core))
@@ -196,6 +197,7 @@ def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deplo
     record = core.data_root / "state/recovery/dump-n8n.json"
     switched = lambda: record.exists() and json.loads(record.read_text()).get("former")  # noqa: E731
     killed(command, switched, "the databases to be switched")
+    released(core)
     assert "n8n_before_restore" in databases(core)
     succeeds(for_core(doc_block("restore-back"), core))
     assert databases(core) == {"n8n", "postgres"}
