@@ -15,7 +15,17 @@ import pytest
 from tests.support.deployment import Deployment, wait_until
 from tests.support.docs import doc_block
 from tests.support.off_site import MARKED_KEY, MARKER, mark_volumes
-from tests.support.restoring import INVENTORY, Sender, executions, for_core, killed, now, refused, released, succeeds
+from tests.support.restoring import (
+    INVENTORY,
+    Sender,
+    executions,
+    for_core,
+    killed,
+    now,
+    refused,
+    released,
+    succeeds,
+)
 
 nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
 
