@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, run_moment
-from ansible.module_utils.n8n_platform.files import write_file
+from ansible.module_utils.n8n_platform.files import sync_directory, write_file
 
 VERSION = 1
 NAME = "manifest.json"
+# Of one writer, who holds the lock; what a killed one has left there is written over.
+_NEW = ".new"
 
 
 class ManifestError(BackupError):
@@ -70,10 +72,15 @@ def parse(text: str | bytes, where: str, run: str = "") -> dict[str, Any]:
 
 
 def write(runs: Path, manifest: dict[str, Any]) -> Path:
-    """Into `runs`/<id>/, in one step."""
-    folder = runs / manifest["run"]
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_file(folder / NAME, text_of(manifest), mode=0o600)
+    """Into `runs`/<id>/, in one step: what has a folder of that name is taken for a run, with a manifest or without."""
+    folder, new = runs / manifest["run"], runs / _NEW
+    if folder.is_dir():
+        write_file(folder / NAME, text_of(manifest), mode=0o600)
+        return folder / NAME
+    new.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_file(new / NAME, text_of(manifest), mode=0o600)
+    new.replace(folder)
+    sync_directory(runs)
     return folder / NAME
 
 

@@ -60,6 +60,23 @@ def test_a_manifest_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_run_killed_while_it_writes_its_manifest_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def power_cut(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken, pytest.raises(KeyboardInterrupt):
+        broken.setattr(manifests, "write_file", power_cut)
+        manifests.write(tmp_path, manifest(NOW))
+    assert manifests.local_sets(tmp_path) == []
+    later = manifest(NOW + timedelta(hours=1))
+    manifests.write(tmp_path, later)
+    manifests.write(tmp_path, later)
+    assert [one.run for one in manifests.local_sets(tmp_path) if one.good] == [later["run"]]
+    assert [path.name for path in tmp_path.iterdir()] == [later["run"]]
+
+
 def test_every_flipped_bit_of_a_manifest_is_found() -> None:
     content = manifests.text_of(manifest(NOW)).encode()
     unnoticed = []
