@@ -142,8 +142,11 @@ class Manager:
             self._write(worker.prepare(*dump))
         if "switch" in steps:
             self._write({**self.record, "former": worker.switch()})
+        if "revert" in steps:
+            worker.back()
+        if "abandon" in steps:
+            worker.discard_new()
         if "revert" in steps or "abandon" in steps:
-            worker.back() if "revert" in steps else worker.discard_new()
             self.file.unlink()
             self.record = {}
         if "discard" in steps:

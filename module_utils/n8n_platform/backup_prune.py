@@ -131,4 +131,3 @@ class Prune:
             return
         for run in runs:
             shutil.rmtree(self.definition.runs / run)
-

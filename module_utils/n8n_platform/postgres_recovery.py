@@ -42,8 +42,9 @@ class Request:
     are paths on the host; `s3_path` is the repository's folder in the bucket, where it is not the configured one.
 
     time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; at_set: no
-    further than to the end of the set `label`; timeline: as Postgres takes it (`latest`, `current`, a number).
-    `archives`: the recovered server will archive into this repository. `seconds` limits each of restore and recovery.
+    further than to the end of the set `label`, without `time`; timeline: as Postgres takes it (`latest`, `current`, a
+    number). `archives`: the recovered server will archive into this repository. `seconds` limits each of restore and
+    recovery.
     """
 
     stanza: str
@@ -226,7 +227,7 @@ class Recovery:
         if request.time is not None:
             moment = request.time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f+00")
             options += ["--type=time", f"--target={moment}", "--target-action=promote"]
-        if request.at_set and request.time is None:
+        if request.at_set:
             # What came after the set does not matter then, and may have gone another way.
             options += ["--type=immediate", "--target-action=promote"]
             options += ["--recovery-option=recovery_target_timeline=current"]

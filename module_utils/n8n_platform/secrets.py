@@ -180,7 +180,6 @@ def is_in_place(file: SecretFile, content: str) -> bool:
         return False
 
 
-
 def stray_files(root: Path, wanted: Iterable[Path], kept_text: str) -> list[Path]:
     """Files below root that nobody wants and no kept release names (`kept_text`: the releases' texts)."""
     keep = set(wanted)

@@ -1,9 +1,6 @@
 """A restore in place that ends before its switch keeps no backup from running; the roles are stubs here."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from contract.conftest import ROOT, load, walk
+
+from tests.support.made_up_play import called
 
 PLAYBOOK = ROOT / "playbooks/_restore_in_place.yml"
 # What is done before the switch, in order; the first may refuse while backups go on.
@@ -39,26 +38,15 @@ def restored(folder: Path, failing: str) -> tuple[str, list[str]]:
         path = folder / "roles" / role / "tasks" / f"{name}.yml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(tasks))
-    variables = {
-        "ansible_become": False,
-        "platform_environment": "test",
-        "platform_state_root": str(folder / "state"),
-        "restore_kind": "physical",
-        "restore_parts": "databases",
-    }
-    command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
-    done = subprocess.run(
-        [*command, "-e", json.dumps(variables), str(PLAYBOOK)],
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": str(folder),
-            "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
-            "ANSIBLE_ROLES_PATH": str(folder / "roles"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
+    done = called(
+        folder,
+        PLAYBOOK,
+        folder / "roles",
+        ansible_become=False,
+        platform_environment="test",
+        platform_state_root=str(folder / "state"),
+        restore_kind="physical",
+        restore_parts="databases",
     )
     assert done.returncode != 0 and "it is full" in done.stdout, done.stdout + done.stderr
     return " ".join(done.stdout.split()), (folder / "called").read_text().splitlines()
@@ -73,17 +61,17 @@ def state(tmp_path: Path) -> Path:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
 def test_what_fails_before_the_switch_is_taken_away_and_nothing_was_changed(tmp_path: Path, state: Path) -> None:
-    said, called = restored(tmp_path, BEFORE[-1])
+    said, entered = restored(tmp_path, BEFORE[-1])
     assert "Nothing was changed, test runs on and is backed up: it is full" in said
     assert os.listdir(state) == []
-    assert called == [*BEFORE, *TAKEN_AWAY]
+    assert entered == [*BEFORE, *TAKEN_AWAY]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
 def test_one_that_was_killed_earlier_keeps_its_way_back(tmp_path: Path, state: Path) -> None:
     """Nobody knows here whether it had switched."""
     (state / "restore.json").write_text("{}")
-    said, called = restored(tmp_path, BEFORE[0])
+    said, entered = restored(tmp_path, BEFORE[0])
     assert "restore_target=back puts back what was before it: it is full" in said
     assert sorted(os.listdir(state)) == ["recovery", "restore.json"]
-    assert called == [BEFORE[0]]
+    assert entered == [BEFORE[0]]

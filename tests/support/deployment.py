@@ -202,6 +202,10 @@ class Deployment:
         container = self.containers().get(service)
         return container is not None and container.attrs["State"].get("Health", {}).get("Status") == "healthy"
 
+    def environment(self, service: str) -> dict[str, str]:
+        """The variables that its container was made with."""
+        return dict(entry.split("=", 1) for entry in self.containers()[service].attrs["Config"]["Env"])
+
     def killed_for_memory(self) -> set[str]:
         """Services whose present container has ever been; a restart does not clear the mark."""
         return {service for service, c in self.containers().items() if c.attrs["State"]["OOMKilled"]}

@@ -14,21 +14,26 @@ from tests.support.repository import ROOT
 def run_play(folder: Path, book: list[dict[str, Any]], *roles: Path, **variables: Any) -> None:
     """Runs the plays of `book`, which see the roles below `roles` too, and takes any failure for the test's."""
     (folder / "book.yml").write_text(yaml.safe_dump(book))
+    done = called(folder, folder / "book.yml", *roles, ROOT / "roles", **variables)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def called(folder: Path, playbook: Path, *roles: Path, **variables: Any) -> subprocess.CompletedProcess[str]:
+    """A playbook that sees the roles below `roles` and nothing else of this process; what it keeps is in `folder`."""
     command = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(ROOT / "inventories/local")]
-    done = subprocess.run(
-        [*command, "-e", json.dumps(variables), str(folder / "book.yml")],
+    return subprocess.run(
+        [*command, "-e", json.dumps(variables), str(playbook)],
         cwd=ROOT,
         env={
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(folder),
             "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
-            "ANSIBLE_ROLES_PATH": ":".join(map(str, [*roles, ROOT / "roles"])),
+            "ANSIBLE_ROLES_PATH": ":".join(map(str, roles)),
         },
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def play(*tasks: dict[str, Any]) -> dict[str, Any]:

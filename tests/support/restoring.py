@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +9,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 
 from tests.support.deployment import ROOT, Deployment, wait_until
 
@@ -57,16 +58,8 @@ def killed(command: str, when: Callable[[], Any], what: str) -> None:
 
 def released(deployment: Deployment) -> None:
     """Waits until the modules of a killed run have ended as well: they may work a little longer, and hold the lock."""
-
-    def free() -> bool:
-        with Path(f"/run/lock/n8n-platform-{deployment.name}.lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-        return True
-
-    wait_until(free, "the killed run to let go of the environment", 180)
+    with file_lock(Path(f"/run/lock/n8n-platform-{deployment.name}.lock"), patience=180):
+        pass
 
 
 def refused(command: str) -> str:

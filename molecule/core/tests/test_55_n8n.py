@@ -151,7 +151,7 @@ def test_pruning_goes_by_age_and_not_by_count(core: Deployment, editor: Editor) 
         )
         core.sql(f"DELETE FROM execution_entity WHERE \"workflowId\" = '{workflow['id']}'")
     assert left == [["10002", "0", "10003"]]
-    settings = dict(entry.split("=", 1) for entry in core.containers()["n8n-main"].attrs["Config"]["Env"])
+    settings = core.environment("n8n-main")
     assert (settings["EXECUTIONS_DATA_PRUNE"], settings["EXECUTIONS_DATA_MAX_AGE"]) == ("true", "168")
 
 

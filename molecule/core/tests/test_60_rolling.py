@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -271,9 +270,7 @@ def test_restart_of_each_container(core: Deployment) -> None:
             core.containers()[service].restart(timeout=120)
             wait_until(lambda s=service: core.healthy(s), f"{service} to be healthy again", seconds=120)
 
-    stream = stream_through(core, restart_each, all_succeed=False)
-    ended = Counter(status for statuses in executions_of(core, stream).values() for status in statuses)
-    print(f"{stream.summary()}; executions {dict(ended)}; without number {nameless_of(core, stream)}")
+    stream_through(core, restart_each, all_succeed=False)
 
 
 @pytest.mark.full

@@ -8,6 +8,8 @@ import subprocess
 from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
 
+LEVEL = "N8N_LOG_LEVEL"
+
 
 def run(core: Deployment, command: str, **changes: str) -> None:
     """A block of the docs for this environment."""
@@ -25,7 +27,7 @@ def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
     assert (releases / "current").readlink().name == present
     before = core.fingerprint()
     n8n = {each for each in before if each.startswith(("n8n-main", "n8n-webhook-", "n8n-worker-"))}
-    levels = {each: level(core, each) for each in n8n}
+    levels = {each: core.environment(each).get(LEVEL) for each in n8n}
 
     run(core, doc_block("going-back"), **{"<id>": former})
     run(core, doc_block("going-back-slots"))
@@ -36,7 +38,8 @@ def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
     assert n8n <= {each for each in after if after[each] != before[each]}
     for each in ("openbao", "postgres-n8n", "redis-queue", "redis-cache", "traefik"):
         assert after[each] == before[each], each
-    assert [each for each in n8n if level(core, each) == levels[each]] == [], "they still run the later release"
+    still = [each for each in n8n if core.environment(each).get(LEVEL) == levels[each]]
+    assert still == [], "they still run the later release"
     assert [each for each in after if not core.healthy(each)] == []
     wait_until(lambda: core.smoke()[0] == 200, "the edge to serve n8n again")
 
@@ -48,8 +51,3 @@ def test_a_slot_by_hand(core: Deployment) -> None:
     assert {each for each in after if after[each] != before[each]} == {"n8n-worker-2", "n8n-runner-2"}
     last = json.loads((core.data_root / "state/slots.log").read_text().splitlines()[-1])
     assert (last["act"], last["slot"], last["result"]) == ("restart", "worker-2", "ok")
-
-
-def level(core: Deployment, service: str) -> str:
-    environment = core.containers()[service].attrs["Config"]["Env"]
-    return next((each for each in environment if each.startswith("N8N_LOG_LEVEL=")), "")
