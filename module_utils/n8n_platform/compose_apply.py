@@ -141,6 +141,9 @@ class Project:
             with ThreadPoolExecutor(max_workers=len(running) or 1) as pool:
                 list(pool.map(partial(self._engine.stop, timeout=patience), running))
         self._compose.down()
+        # Compose knows only those of the present release: slots that are no more have left theirs.
+        for network in self._engine.networks({PROJECT_LABEL: self._name}):
+            self._engine.remove_network(network["Name"])
 
     def _containers(self) -> dict[str, dict[str, Any]]:
         found = self._engine.project(self._name)

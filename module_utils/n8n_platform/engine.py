@@ -125,6 +125,9 @@ class Engine:
         found: list[dict[str, Any]] = self._client.request("GET", f"/networks?{query}").json
         return sorted(found, key=lambda network: network["Name"])
 
+    def remove_network(self, network: str) -> None:
+        self._client.request("DELETE", f"/networks/{quote(network)}")
+
 
 def again(run: Callable[[], T], was_lost: Callable[[T], bool]) -> T:
     """What `run` answers. Where a busy host lost the first process before the program ran, the same once more is free

@@ -27,6 +27,7 @@ class FakeProject:
         self.broken: set[str] = set()
         self.exit_codes: dict[str, int] = {}
         self.network_definition = "d1"
+        self.present = ["data"]
         self.calls: list[str] = []
 
     def add(self, service: str, state: str = "running", config_hash: str = "h1", slot: str = "") -> None:
@@ -53,8 +54,14 @@ class FakeProject:
         return list(self.found.values())
 
     def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
-        labels_found = {"com.docker.compose.network": "data", LABEL + "definition": self.network_definition}
-        return [{"Name": "p_data", "Labels": labels_found}]
+        definition = {LABEL + "definition": self.network_definition}
+        return [
+            {"Name": f"p_{name}", "Labels": {"com.docker.compose.network": name, **definition}} for name in self.present
+        ]
+
+    def remove_network(self, network: str) -> None:
+        self.calls.append(f"remove {network}")
+        self.present.remove(network.removeprefix("p_"))
 
     def stop(self, container: str, timeout: int | None = None) -> None:
         self.calls.append(f"stop {container}" + ("" if timeout is None else f" within {timeout}"))
@@ -88,6 +95,7 @@ class FakeProject:
     def down(self) -> None:
         self.calls.append("down")
         self.found.clear()
+        self.present = [name for name in self.present if name not in self.index["networks"]]
 
 
 class FakeCompose:

@@ -151,6 +151,15 @@ def test_removing_stops_the_edge_first(project: FakeProject, tmp_path: Path) -> 
     ]
 
 
+def test_removing_takes_the_networks_of_slots_that_are_no_more(project: FakeProject, tmp_path: Path) -> None:
+    run(tmp_path)
+    project.present.append("slot-3")
+    project.calls.clear()
+    run(tmp_path, state="absent")
+    assert project.calls[-2:] == ["down", "remove p_slot-3"]
+    assert said(manager(tmp_path, state="absent")) == [], "nothing is left for another run"
+
+
 def test_a_first_check_run_says_what_is_missing(tmp_path: Path) -> None:
     assert said(manager(tmp_path, docker=None), check_mode=True) == [
         "the Docker client: missing",
