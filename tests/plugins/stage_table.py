@@ -1,6 +1,7 @@
 """Says at once what has failed, and keeps each stage's seconds and results below TEST_RESULTS. Loaded by bin/test.
 
-`python -m stage_table FOLDER SECONDS` prints all of them; the last line is the sum, as `N passed, N failed, N skipped`.
+`python -m stage_table FOLDER SECONDS` prints all of them, and each failed test with its reason in a line; the last line
+is the sum, as `N passed, N failed, N skipped`.
 """
 
 import json
@@ -15,6 +16,7 @@ class StageTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.stages: dict[str, Counter[str]] = defaultdict(Counter)
+        self.failures: list[str] = []
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         stage = self.stages[stage_of(report.nodeid)]
@@ -24,13 +26,24 @@ class StageTable:
         if report.failed:
             # At once: the end of a run of deployments is an hour away.
             print(f"\n{report.nodeid}: {report.when} failed\n{report.longreprtext[-4000:]}", flush=True)
+            self.failures.append(in_a_line(report))
 
     def pytest_collectreport(self, report: Any) -> None:
         if report.failed:
             self.stages[stage_of(report.nodeid)]["failed"] += 1
+            self.failures.append(in_a_line(report))
 
     def pytest_sessionfinish(self) -> None:
-        (self.folder / f"{os.getpid()}.json").write_text(json.dumps(self.stages), encoding="utf-8")
+        results = self.folder / str(os.getpid())
+        results.with_suffix(".json").write_text(json.dumps(self.stages), encoding="utf-8")
+        results.with_suffix(".failures").write_text("".join(self.failures), encoding="utf-8")
+
+
+def in_a_line(report: Any) -> str:
+    """`stage test_x.py::test: reason`, at most 160 characters: many readers see a run's last lines only."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    reason = " ".join((crash.message if crash else report.longreprtext).split())
+    return f"{stage_of(report.nodeid)} {report.nodeid.split('/')[-1]}: {reason}"[:160] + "\n"
 
 
 def stage_of(nodeid: str) -> str:
@@ -52,6 +65,8 @@ def main(folder: Path, seconds: int) -> None:
             print(f"{stage:10} {took:6.0f} s  {counts}")
             total.update(results)
     print(f"{'all':10} {seconds:6d} s")
+    for path in sorted(folder.glob("*.failures")):
+        print(path.read_text(encoding="utf-8"), end="")
     print(", ".join(f"{count} {outcome}" for outcome, count in total.items()))
 
 

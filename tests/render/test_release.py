@@ -36,8 +36,11 @@ def run(argv: list[str]) -> str:
 
 
 @pytest.fixture(scope="module", params=PROFILES)
-def environment(request: pytest.FixtureRequest) -> str:
-    """An inventory's name, rendered below TARGET; or a name of OTHERS, which change the local one."""
+def environment(request: pytest.FixtureRequest, engine: object) -> str:
+    """An inventory's name, rendered below TARGET; or a name of OTHERS, which change the local one.
+
+    The play asks Compose, which comes with the engine.
+    """
     name: str = request.param
     inventory = "local" if name in OTHERS else name
     shutil.rmtree(TARGET / name, ignore_errors=True)
@@ -123,7 +126,6 @@ def test_postgres_16_knows_every_setting_and_method(environment: str) -> None:
     assert rules[-1] == ["host", "all", "all", "all", "reject"]
 
 
-@pytest.mark.usefixtures("engine")
 def test_compose_and_swarm_accept_it(environment: str) -> None:
     run(["docker", "compose", "-f", str(release(environment, "compose.yaml")), "config", "-q"])
     run(["docker", "stack", "config", "-c", str(release(environment, "stack.yaml"))])
