@@ -34,8 +34,9 @@ ITEM = PgBackRestItem({"name": SERVICE, "kind": "pgbackrest", "service": SERVICE
 class PostgresLab:
     """Rendered below `root` as environment `name`; `s3` is its second repository.
 
-    images: references by name; `variables` go to the rendering; repository_mb: the local repository lies on a file
-    system of that size in memory; environment, mounts: more of the container, for one that lives at another time.
+    images: references by name; `variables` go to the rendering; repository_mb, data_mb: the local repository, or the
+    data volume, lies on a file system of that size in memory; environment, mounts: more of the container, for one that
+    lives at another time.
     """
 
     root: Path
@@ -44,6 +45,7 @@ class PostgresLab:
     s3: S3Store | None = None
     variables: dict[str, Any] = field(default_factory=dict)
     repository_mb: int = 0
+    data_mb: int = 0
     cipher: str = field(default_factory=lambda: random.token_hex(32))
     environment: dict[str, str] = field(default_factory=dict)
     mounts: list[str] = field(default_factory=list)
@@ -73,6 +75,11 @@ class PostgresLab:
     def container(self) -> str:
         return f"{self.project}-{SERVICE}-1"
 
+    @property
+    def _disks(self) -> dict[Path, int]:
+        sizes = {self.backups / "pgbackrest": self.repository_mb, self.volume: self.data_mb}
+        return {folder: megabytes for folder, megabytes in sizes.items() if megabytes}
+
     def prepare(self) -> None:
         """Renders, fills in secrets, mounts; starts nothing."""
         self.remove()
@@ -92,10 +99,9 @@ class PostgresLab:
         done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-2000:]}"
         self.contribution = json.loads((self.data / "lab.json").read_text())
-        if self.repository_mb:
-            options = f"size={self.repository_mb}m,uid=2001,gid=2001,mode=0750"
-            mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(self.backups / "pgbackrest")]
-            subprocess.run(mount, check=True)
+        for folder, megabytes in self._disks.items():
+            options = f"size={megabytes}m,uid=2001,gid=2001,mode=0750"
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
         self.write_secrets()
 
     def start(self) -> None:
@@ -116,8 +122,8 @@ class PostgresLab:
         if (self.data / "releases/current").exists():
             self.compose("kill", check=False)
             self.compose("down", "--remove-orphans", check=False)
-        if self.repository_mb:
-            subprocess.run(["umount", str(self.backups / "pgbackrest")], check=False, capture_output=True)
+        for folder in self._disks:
+            subprocess.run(["umount", str(folder)], check=False, capture_output=True)
         for path in (self.data, self.backups):
             shutil.rmtree(path, ignore_errors=True)
 

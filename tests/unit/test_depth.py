@@ -34,7 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "input").write_text("1")
     monkeypatch.setattr(subject, "ROOT", tmp_path)
     monkeypatch.setattr(subject, "RECORDS", tmp_path / "records")
-    monkeypatch.setenv("TEST_SECONDS", "5900")
+    monkeypatch.setenv("TEST_SECONDS", "5000")
     monkeypatch.setattr(subject, "repository_files", lambda: (tmp_path / "input",))
     monkeypatch.setattr(subject, "IMAGES", tmp_path / "engine")
     (tmp_path / "engine/overlay2").mkdir(parents=True)
@@ -92,10 +92,10 @@ def test_what_belongs_to_no_area_is_always_run(checkout: Path) -> None:
 
 
 def test_full_is_run_only_where_the_time_lasts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # a 1000, b 3000, the reserve 1800: 100 are left, which the area takes.
-    monkeypatch.setenv("TEST_SECONDS", "5899")
+    # a 1000, b 3000, the reserve 900: 100 are left, which the area takes.
+    monkeypatch.setenv("TEST_SECONDS", "4999")
     assert FULL not in run()
-    monkeypatch.setenv("TEST_SECONDS", "5900")
+    monkeypatch.setenv("TEST_SECONDS", "5000")
     assert FULL in run()
 
 

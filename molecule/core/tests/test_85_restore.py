@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import socket
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.support.off_site import ADDRESS, PORT, OffSite
 from tests.support.restoring import INVENTORY, Polled, executions, for_core, killed, refused, succeeds
 
 nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
+CRON = ROOT / "roles/schedule/tasks/cron.yml"
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,12 @@ def calendar_drill(core: Deployment) -> str:
     return shlex.join(job["command"])
 
 
+def by_cron(command: str) -> str:
+    """The command with no more of an environment than cron gives."""
+    ((path,),) = [re.findall(r"^ +(PATH=.+)$", CRON.read_text(), re.MULTILINE)]
+    return f"env -i HOME=/root {path} {command}"
+
+
 def places(command: str) -> set[str]:
     """The paths that ansible-playbook is called by and with."""
     _, _, words = command.partition("ansible-playbook ")
@@ -163,7 +171,7 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     assert core.smoke()[0] == 200
     before, log, runs = sets(backup), archived(backup, off_site, core), core.fingerprint()
     with Copy(scratch, outside) as copy:
-        output = succeeds(calendar_drill(core) + " -e restore_from=s3")
+        output = succeeds(by_cron(calendar_drill(core)) + " -e restore_from=s3")
     assert core.fingerprint() == runs
     assert sets(backup) == before, "a drill writes nothing into the repositories"
     written = archived(backup, off_site, core) - log

@@ -24,6 +24,7 @@ from tests.support.restoring import (
     now,
     refused,
     released,
+    start,
     succeeds,
 )
 
@@ -189,6 +190,25 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
     assert before <= executions(core)
     assert core.smoke()[0] == 200
     assert not (core.data_root / "state/restore.json").exists()
+
+
+@pytest.mark.full
+def test_from_the_bucket_with_nothing_kept_and_nobody_else_meanwhile(core: Deployment, backup: Path) -> None:
+    assert core.smoke()[0] == 200
+    wait_until(lambda: executions(core), "the execution to be saved")
+    before = executions(core)
+    options = f"-e restore_target=in_place -e platform_confirm={core.name} -e restore_from=s3"
+    command = f"make restore ENV={INVENTORY} ARGS='{options} -e restore_discard_previous=true'"
+    first = start(command)
+    wait_until(lambda: (core.data_root / "state/restore.json").exists() or first.poll(), "the first to begin", 300)
+    said = refused(command)
+    assert f"{core.name} is in use by another run" in said and "playbooks/restore.yml" in said, said[-2000:]
+    output, _ = first.communicate(timeout=1800)
+    assert first.returncode == 0, output[-6000:]
+    assert before <= executions(core) and core.smoke()[0] == 200
+    assert former_data(core) == set(), "what was before is gone at once"
+    made = core.run("backup", backup_type="incr")
+    assert made.rc == 0, made.failures()
 
 
 def databases(core: Deployment) -> set[str]:
