@@ -22,8 +22,7 @@ def measure(tuned: Deployment, untuned: Deployment, form: str, rounds: int, seco
         deploy_test_workflows(deployment)
     idle = {name: idle_transactions(deployment) for name, deployment in environments.items()}
     ways = {
-        name: partial(sample, deployment, seconds, idle[name])
-        for name, deployment in environments.items()
+        name: partial(sample, deployment, seconds, idle[name]) for name, deployment in environments.items()
     }
     samples = interleaved(ways, rounds, warm_up=True)
     save("executions", form, samples, rate=RATE, seconds=seconds, idle_transactions_per_second=idle)

@@ -14,7 +14,10 @@ from tests.support.off_site import OffSite
 
 def measure(deployment: Deployment, form: str, rounds: int, megabytes: int) -> None:
     """The environment is made anew, with a bucket, and is gone at the end; so is what the bucket held before."""
-    samples: dict[str, list[Sample]] = {"in place, from this host's repository": [], "empty host, from the bucket": []}
+    samples: dict[str, list[Sample]] = {
+        "in place, from this host's repository": [],
+        "empty host, from the bucket": [],
+    }
     with OffSite() as place:
         place.renew()
         deployment.destroy()
@@ -23,14 +26,18 @@ def measure(deployment: Deployment, form: str, rounds: int, megabytes: int) -> N
         for _ in range(rounds):
             backed_up = timed(lambda: play(deployment, place, "backup"))
             for (name, found), way in zip(samples.items(), (in_place, on_an_empty_host), strict=True):
-                found.append({**way(deployment, place), "backup_seconds": backed_up["seconds"], "load": load()})
+                found.append(
+                    {**way(deployment, place), "backup_seconds": backed_up["seconds"], "load": load()}
+                )
                 print(f"{name}: {found[-1]}", flush=True)
         deployment.destroy()
     save("recovery", form, samples, **filled)
 
 
 def in_place(deployment: Deployment, place: OffSite) -> Sample:
-    return timed(lambda: play(deployment, place, "restore", restore_target="in_place", restore_discard_previous=True))
+    return timed(
+        lambda: play(deployment, place, "restore", restore_target="in_place", restore_discard_previous=True)
+    )
 
 
 def on_an_empty_host(deployment: Deployment, place: OffSite) -> Sample:

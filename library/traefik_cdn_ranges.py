@@ -138,7 +138,9 @@ def _listed(url: str, text: str, service: str) -> list[str]:
     try:
         document = json.loads(text)
         entries = [*document["prefixes"], *document["ipv6_prefixes"]]
-        return [each.get("ip_prefix") or each["ipv6_prefix"] for each in entries if each["service"] == service]
+        return [
+            each.get("ip_prefix") or each["ipv6_prefix"] for each in entries if each["service"] == service
+        ]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise RangesError(f"{url}: the answer is not the JSON of ip-ranges.json") from None
 

@@ -47,7 +47,8 @@ def summary(info: dict[str, Any], sets: int = 10) -> list[str]:
         lines += [f"  but not {in_words(gap)}" for gap in found["gaps"]]
     lines.append(f"off-site: {(off['newest'] or 'nothing yet') if off['state'] == 'off-site' else 'none'}")
     lines += [
-        f"  {one['run']}  {one['type']:4}  {_age(one):>6} old  {'+'.join(one['repositories'])}" for one in good[:sets]
+        f"  {one['run']}  {one['type']:4}  {_age(one):>6} old  {'+'.join(one['repositories'])}"
+        for one in good[:sets]
     ]
     lines += [f"warning: {text}" for text in info["warnings"] if not text.startswith("off-site")]
     return lines + [f"problem: {text}" for text in info["problems"]]

@@ -228,9 +228,7 @@ class PgBackRestItem:
         common = {"name": self.name, "kind": "pgbackrest", "stanza": self.stanza, "repository": repository}
         return {**common, "bytes": size, "details": {}, **more}
 
-    def _verify(
-        self, context: Context, name: str, repository: Repository, everything: bool
-    ) -> list[str]:
+    def _verify(self, context: Context, name: str, repository: Repository, everything: bool) -> list[str]:
         """`verify` reads sets and WAL, and ends well whatever it finds; of each file that says what there is, it and
         all other commands quietly take the copy when the file itself cannot be read."""
         option, seconds = f"--repo={pgbackrest.KEYS[name]}", context.limit("pgbackrest_verify")

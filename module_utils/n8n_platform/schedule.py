@@ -133,7 +133,9 @@ def main() -> int:
         except OSError:
             return 0
         written = datetime.fromtimestamp(options.definition.stat().st_mtime, timezone.utc)
-        schedule = Schedule(json.loads(options.definition.read_text(encoding="utf-8")), options.state, written)
+        schedule = Schedule(
+            json.loads(options.definition.read_text(encoding="utf-8")), options.state, written
+        )
         now = datetime.now(timezone.utc)
         jobs = schedule.due_jobs(now)
         if options.list:

@@ -130,7 +130,9 @@ def test_a_failed_run_is_told_with_its_reason_but_not_the_hooks_token(
     assert f'last_run_exit_code{{environment="{lab.name}"}} 1' in metrics
 
 
-def test_a_restore_that_keeps_backups_from_running_is_told(lab: BackupLab, hook: list[dict[str, Any]]) -> None:
+def test_a_restore_that_keeps_backups_from_running_is_told(
+    lab: BackupLab, hook: list[dict[str, Any]]
+) -> None:
     marker, begun = lab.state / "restore.json", START + timedelta(days=12.2)
     marker.write_text('{"by": "ops"}')
     os.utime(marker, (0, begun.timestamp()))
@@ -148,7 +150,14 @@ def test_what_is_too_old_fails_the_verification_by_name(lab: BackupLab) -> None:
     late = lab.command("--now", (START + timedelta(days=12.31)).isoformat(), "verify")
     # What a playbook asks with.
     arguments = json.dumps({"definition": str(lab.state / "backup.json"), "fail_on_problems": True})
-    argv = [str(Path(sys.executable).with_name("ansible")), "localhost", "-m", "platform_backup_info", "-a", arguments]
+    argv = [
+        str(Path(sys.executable).with_name("ansible")),
+        "localhost",
+        "-m",
+        "platform_backup_info",
+        "-a",
+        arguments,
+    ]
     asked = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
     lab.write_definition()
     words = "days old, backup_drill_maximum_age_days is 8"

@@ -175,7 +175,10 @@ def test_a_store_that_is_away_costs_the_copy_and_nothing_else(lab: BackupLab, st
     answer = full(lab, 1, bundle=elsewhere(lab, store))
     assert time.monotonic() - started < 180
     assert answer.code == Exit.NOT_OFFSITE
-    assert [" ".join(problem.split()[:3]) for problem in answer.problems[:2]] == ["keys: S3 put", "off-site: S3 head"]
+    assert [" ".join(problem.split()[:3]) for problem in answer.problems[:2]] == [
+        "keys: S3 put",
+        "off-site: S3 head",
+    ]
     assert answer.manifest["locations"]["s3"] is None
     assert good(lab)[-1] == answer.manifest["run"]
     metrics = (lab.state / "metrics/backup.prom").read_text()
@@ -210,7 +213,9 @@ def test_a_pack_that_was_changed_in_the_bucket_is_found(lab: BackupLab, store: S
     store.client().put_object(Bucket=store.bucket, Key=key, Body=content)
     assert found.code == Exit.DAMAGED
     pack = key.split("/")[-1]
-    assert [line for line in found.problems if line.startswith("s3: restic:") and pack[:8] in line], found.problems
+    assert [line for line in found.problems if line.startswith("s3: restic:") and pack[:8] in line], (
+        found.problems
+    )
     assert not [line for line in found.problems if line.startswith("local:")]
     assert service(lab, 1.22).verify(full=True).problems == []
 

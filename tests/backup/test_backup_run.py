@@ -280,7 +280,9 @@ def test_one_flipped_byte_is_found_and_never_restored(lab: BackupLab, tmp_path: 
 def verified(lab: BackupLab) -> str:
     """The metric that tells whether the last verification found nothing."""
     lines = (lab.state / "metrics/backup.prom").read_text().splitlines()
-    return next(line for line in lines if line.startswith("n8n_platform_backup_last_verified_ok{")).split()[-1]
+    return next(line for line in lines if line.startswith("n8n_platform_backup_last_verified_ok{")).split()[
+        -1
+    ]
 
 
 @contextmanager
@@ -304,7 +306,9 @@ def test_the_log_is_one_object_a_line_and_names_the_runs_that_failed(lab: Backup
     assert {entry["level"] for entry in entries} <= {"info", "warning", "error"}
     assert [datetime.fromisoformat(entry["time"]).tzinfo for entry in entries].count(None) == 0
     failed = [entry for entry in entries if entry["event"] == "run failed"][-1]
-    assert (failed["level"], failed["code"]) == ("error", int(Exit.FAILED)) and "n8n-home" in failed["problem"]
+    assert (failed["level"], failed["code"]) == ("error", int(Exit.FAILED)) and "n8n-home" in failed[
+        "problem"
+    ]
     finished = {entry["run"] for entry in entries if entry["event"] == "run finished"}
     assert sets(lab)[-1] in finished and failed["run"] not in finished
 

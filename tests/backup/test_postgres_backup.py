@@ -217,14 +217,18 @@ def test_flipped_bytes_in_what_says_what_there_is_are_found_and_cost_nothing(lab
             (repository / name).write_bytes(content)
 
 
-def test_a_flipped_byte_in_the_bucket_is_found_and_the_local_set_stays_good(lab: PostgresLab, proxy: Any) -> None:
+def test_a_flipped_byte_in_the_bucket_is_found_and_the_local_set_stays_good(
+    lab: PostgresLab, proxy: Any
+) -> None:
     store, label = proxy.store, labels(lab)["s3"][-1]
     prefix = f"{lab.name}/pgbackrest/backup/n8n/{label}/bundle/"
     client = store.client()
     key = client.list_objects_v2(Bucket=store.bucket, Prefix=prefix)["Contents"][0]["Key"]
     content = client.get_object(Bucket=store.bucket, Key=key)["Body"].read()
     at = len(content) // 2
-    client.put_object(Bucket=store.bucket, Key=key, Body=content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    client.put_object(
+        Bucket=store.bucket, Key=key, Body=content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+    )
     found = ITEM.verify(lab.context(), everything=False)
     client.put_object(Bucket=store.bucket, Key=key, Body=content)
     assert found and not [text for text in found if not text.startswith(f"{ITEM.name}: s3: ")], found
@@ -369,7 +373,9 @@ def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_s
     lab: PostgresLab, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(backup_service, "notify", lambda _definition, *words: told.append(": ".join(words)) or [])
+    monkeypatch.setattr(
+        backup_service, "notify", lambda _definition, *words: told.append(": ".join(words)) or []
+    )
     made = lab.back_up("full")["s3"]["details"]
     service = Service(lab.context().definition)
     assert service.watch().problems == told == []
@@ -378,9 +384,7 @@ def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_s
 
     def write(segments: int) -> None:
         for _ in range(segments):
-            lab.sql(
-                "INSERT INTO rows (id) SELECT coalesce(max(id), 0) + 1 FROM rows; SELECT pg_switch_wal()"
-            )
+            lab.sql("INSERT INTO rows (id) SELECT coalesce(max(id), 0) + 1 FROM rows; SELECT pg_switch_wal()")
 
     write(2)
     # Half of what may wait: somebody is told, and nothing is lost yet.

@@ -62,7 +62,10 @@ DATABASES = {
     "platform_s3_endpoint": "https://192.0.2.7:9000",
 }
 # The stanza of each is made by a task that loops over the instances.
-OF_DATABASES = {"stanzas": "{{ __postgres_instances.keys() | list }}", "databases": "{{ __postgres_contribution }}"}
+OF_DATABASES = {
+    "stanzas": "{{ __postgres_instances.keys() | list }}",
+    "databases": "{{ __postgres_contribution }}",
+}
 
 
 def enter(role: str, entry: str, **more: Any) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             {"ansible.builtin.set_fact": {"undrilled": JOBS}, "vars": {"backup_drill_maximum_age_days": 0}},
             written(folder / "jobs.json", {"elsewhere": "{{ elsewhere }}", "undrilled": "{{ undrilled }}"}),
         ),
-        play(enter("postgres", "contribution"), written(folder / "databases.json", OF_DATABASES, **DATABASES)),
+        play(
+            enter("postgres", "contribution"), written(folder / "databases.json", OF_DATABASES, **DATABASES)
+        ),
     ]
     run_play(
         folder,
@@ -138,7 +143,9 @@ def test_its_job_is_scheduled(merged: dict[str, Any]) -> None:
     assert CONTRIBUTION["schedule"][0] in merged["jobs"]
 
 
-def test_a_host_that_is_the_control_host_drills_by_the_playbook_of_this_checkout(merged: dict[str, Any]) -> None:
+def test_a_host_that_is_the_control_host_drills_by_the_playbook_of_this_checkout(
+    merged: dict[str, Any],
+) -> None:
     (job,) = [job for job in merged["jobs"] if job["name"] == "drill"]
     assert job["calendar"] == "weekly sat 04:17"
     assert job["wait"] is True, "not in the minutes after a first start"
@@ -172,7 +179,11 @@ def test_it_is_backed_up(merged: dict[str, Any]) -> None:
 def test_each_database_server_has_a_stanza_an_archive_and_sets_of_its_own(merged: dict[str, Any]) -> None:
     both, brought = merged["stanzas"], merged["databases"]
     assert both == ["n8n", "numbers"]
-    items = [(item["kind"], item["service"], item.get("stanza", "")) for item in brought["backup"] if "service" in item]
+    items = [
+        (item["kind"], item["service"], item.get("stanza", ""))
+        for item in brought["backup"]
+        if "service" in item
+    ]
     assert items == [
         part
         for name in both
@@ -193,4 +204,6 @@ def test_each_database_server_has_a_stanza_an_archive_and_sets_of_its_own(merged
         for suffix in ("", "_prune"):
             text = templates[f"pgbackrest_{name}{suffix}"]
             assert "repo1-path=" in text and "repo2-s3-bucket=" in text
-            assert f"[{name}]" in text and not [other for other in both if other != name and f"[{other}]" in text]
+            assert f"[{name}]" in text and not [
+                other for other in both if other != name and f"[{other}]" in text
+            ]

@@ -60,7 +60,9 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
-def test_what_fails_before_the_switch_is_taken_away_and_nothing_was_changed(tmp_path: Path, state: Path) -> None:
+def test_what_fails_before_the_switch_is_taken_away_and_nothing_was_changed(
+    tmp_path: Path, state: Path
+) -> None:
     said, entered = restored(tmp_path, BEFORE[-1])
     assert "Nothing was changed, test runs on and is backed up: it is full" in said
     assert os.listdir(state) == []

@@ -25,7 +25,11 @@ PACKAGES = {
 def host(codename: str, source: str, **apt: Any) -> dict[str, Any]:
     system, version = SYSTEMS[codename]
     sources = [
-        {"uris": ["http://mirror.example/main"], "suites": [codename, f"{codename}-updates"], "signed_by": ""},
+        {
+            "uris": ["http://mirror.example/main"],
+            "suites": [codename, f"{codename}-updates"],
+            "signed_by": "",
+        },
         {"uris": ["http://mirror.example/sec"], "suites": [f"{codename}-security"], "signed_by": "/k.gpg"},
     ]
     return {

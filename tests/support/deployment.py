@@ -223,14 +223,12 @@ class Deployment:
     def sql(self, query: str) -> list[list[str]]:
         """Rows of a query on n8n's database, as the superuser inside the container."""
         psql = ["psql", "-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n", "-AtF", "\x1f", "-c"]
-        return [
-            line.split("\x1f") for line in self.execute("postgres-n8n", [*psql, query]).splitlines()
-        ]
+        return [line.split("\x1f") for line in self.execute("postgres-n8n", [*psql, query]).splitlines()]
 
     def redis(self, *command: str) -> str:
         """The queue's answer to one command of the administrator."""
         login = (
-            "REDISCLI_AUTH=$(cat /run/secrets/redis_queue_admin_password) exec redis-cli --user admin \"$@\""
+            'REDISCLI_AUTH=$(cat /run/secrets/redis_queue_admin_password) exec redis-cli --user admin "$@"'
         )
         return self.execute("redis-queue", ["sh", "-c", login, "sh", *command]).strip()
 

@@ -56,7 +56,8 @@ class FakeProject:
     def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
         definition = {LABEL + "definition": self.network_definition}
         return [
-            {"Name": f"p_{name}", "Labels": {"com.docker.compose.network": name, **definition}} for name in self.present
+            {"Name": f"p_{name}", "Labels": {"com.docker.compose.network": name, **definition}}
+            for name in self.present
         ]
 
     def remove_network(self, network: str) -> None:

@@ -109,7 +109,6 @@ class OwnStore:
         )
 
 
-
 # Its storage is memory: what is stopped has lost everything.
 FOREIGN = """
 listener "tcp" {

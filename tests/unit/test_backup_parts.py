@@ -168,7 +168,10 @@ def test_a_folder_of_bundles_that_is_not_there_is_told_by_its_variable(tmp_path:
     folder = tmp_path / "mount"
     wanted = definition(tmp_path, bundle={"recipients": ["age1"], "destination": str(folder)})
     [told] = [text for text in describe(wanted, NOW)["warnings"] if text.startswith("key bundle")]
-    assert told == f"key bundle: none (backup_bundle_destination: {folder} is not there; mount it, or make the folder)"
+    assert (
+        told
+        == f"key bundle: none (backup_bundle_destination: {folder} is not there; mount it, or make the folder)"
+    )
     folder.mkdir()
     assert not [text for text in describe(wanted, NOW)["warnings"] if text.startswith("key bundle")]
 

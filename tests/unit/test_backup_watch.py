@@ -56,7 +56,9 @@ def item(monkeypatch: pytest.MonkeyPatch) -> Item:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr(
-        backup_service, "notify", lambda _definition, event, message, **_: found.append(f"{event}: {message}") or []
+        backup_service,
+        "notify",
+        lambda _definition, event, message, **_: found.append(f"{event}: {message}") or [],
     )
     return found
 
@@ -64,7 +66,11 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture
 def definition(tmp_path: Path) -> Definition:
     names = ("environment", "project", "images")
-    values: dict[str, Any] = dict.fromkeys(names, "test") | {"timezone": "UTC", "items": [], "s3": {"bucket": "b"}}
+    values: dict[str, Any] = dict.fromkeys(names, "test") | {
+        "timezone": "UTC",
+        "items": [],
+        "s3": {"bucket": "b"},
+    }
     roots = {f"{name}_root": str(tmp_path / name) for name in ("volumes", "secrets", "state", "backup")}
     return Definition({**values, **roots, "retention": {}})
 
@@ -104,7 +110,9 @@ def test_what_lasts_is_told_once_and_is_in_metrics_and_verification(
     item.says["lag_seconds"] = 500
     for _ in range(3):
         assert Service(definition, NOW).watch().code == Exit.LATE
-    assert len(told) == 1 and told[0].startswith("point-in-time restore is in danger: postgres-n8n: the write")
+    assert len(told) == 1 and told[0].startswith(
+        "point-in-time restore is in danger: postgres-n8n: the write"
+    )
     assert "_archive_lag_seconds{" in (definition.state_root / METRICS).read_text()
     assert [text for text in describe(definition, NOW)["problems"] if "500 s" in text]
     item.says["lag_seconds"] = 0
@@ -137,7 +145,9 @@ def test_a_restore_that_nobody_ended_is_told_by_all_that_it_stops(
             assert stopped.value.code == Exit.RESTORING
         assert len(told) == counted
     begun = (NOW - timedelta(hours=4.1)).isoformat(timespec="seconds")
-    assert {text.split(",")[0] for text in told} == {f"backups wait for a restore: no backup is made since {begun}"}
+    assert {text.split(",")[0] for text in told} == {
+        f"backups wait for a restore: no backup is made since {begun}"
+    }
     told.clear()
     for _ in range(3):
         assert Service(definition, NOW).watch().code == Exit.LATE
@@ -164,7 +174,12 @@ def test_a_hole_ends_the_window_until_a_set_has_closed_it(item: Item, definition
     item.sets = [1, 5]
     assert service._look(service.context("incr")) == []
     info = describe(definition, NOW + timedelta(hours=6))
-    hole = {"repository": "s3", "segments": item.holes[0], "from": before, "to": (NOW + timedelta(hours=5)).isoformat()}
+    hole = {
+        "repository": "s3",
+        "segments": item.holes[0],
+        "from": before,
+        "to": (NOW + timedelta(hours=5)).isoformat(),
+    }
     assert info["problems"] == [] and info["window"]["s3"]["gaps"] == [hole]
     assert info["window"]["s3"]["to"] == (NOW + timedelta(hours=6)).isoformat()
     assert [line for line in summary(info) if item.holes[0] in line]

@@ -99,7 +99,9 @@ def test_of_a_list_of_mirrors_the_first_is_taken(apt: Path) -> None:
     (apt / "sources.list.d/debian.sources").write_text(CLOUD.format(apt=apt))
     assert debian_mirrors(configured_entries(apt)) == ("", "")
     archive, security = apt / "mirrors/debian.list", apt / "mirrors/debian-security.list"
-    archive.write_text("# All\n\nfile:/srv/debian\nhttps://m.example/debian\tpriority:1\nhttp://n.example/debian\n")
+    archive.write_text(
+        "# All\n\nfile:/srv/debian\nhttps://m.example/debian\tpriority:1\nhttp://n.example/debian\n"
+    )
     security.write_text("http://m.example/debian-security/\n")
     found = debian_mirrors(configured_entries(apt))
     assert found == ("https://m.example/debian", "http://m.example/debian-security")

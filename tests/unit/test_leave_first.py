@@ -150,7 +150,9 @@ def test_who_waits_for_nobody_is_ended(wrapped: Callable[[str], Wrapped]) -> Non
 
 def test_who_is_slow_stays_for_a_while(wrapped: Callable[[str], Wrapped]) -> None:
     processor = wrapped("ends")
-    (program,) = Path(f"/proc/{processor.process.pid}/task/{processor.process.pid}/children").read_text().split()
+    (program,) = (
+        Path(f"/proc/{processor.process.pid}/task/{processor.process.pid}/children").read_text().split()
+    )
     os.kill(int(program), signal.SIGSTOP)
     assert status(processor.port) == 200, "it only takes longer"
     processor.wait_for(503)

@@ -117,10 +117,18 @@ def test_rights_are_granted_for_the_bucket_and_that_of_bundles_alone():
     for policy in variables["__object_storage_policies"].values():
         for statement in policy["Statement"]:
             assert statement["Effect"] == "Allow"
-            buckets = {resource.removeprefix("arn:aws:s3:::").split(" }}")[0] for resource in statement["Resource"]}
-            assert buckets <= {f"{{{{ __object_storage_{name}" for name in ("bucket", "bundles", "bundles_bucket")}
+            buckets = {
+                resource.removeprefix("arn:aws:s3:::").split(" }}")[0] for resource in statement["Resource"]
+            }
+            assert buckets <= {
+                f"{{{{ __object_storage_{name}" for name in ("bucket", "bundles", "bundles_bucket")
+            }
             if "{{ __object_storage_bucket" not in buckets:
-                assert policy is writer and {*statement["Action"]} <= {"s3:ListBucket", "s3:GetObject", "s3:PutObject"}
+                assert policy is writer and {*statement["Action"]} <= {
+                    "s3:ListBucket",
+                    "s3:GetObject",
+                    "s3:PutObject",
+                }
             assert not [
                 action
                 for action in statement["Action"]

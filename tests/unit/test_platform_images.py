@@ -374,7 +374,15 @@ class TestChoiceOfARun:
     def plan(self, tmp_path, monkeypatch, engine, **options):
         monkeypatch.setattr(platform_images, "ImageEngine", lambda **_: engine)
         given = {name: option.get("default") for name, option in platform_images.build_spec().items()}
-        entry = {"context": None, "digest": "d", "suite": None, "base": "", "args": {}, "rootfs": {}, "files": {}}
+        entry = {
+            "context": None,
+            "digest": "d",
+            "suite": None,
+            "base": "",
+            "args": {},
+            "rootfs": {},
+            "files": {},
+        }
         pull = {"image": "redis", "tag": "8", "digest": "sha256:" + "a" * 64}
         own = {
             "environment": "local",

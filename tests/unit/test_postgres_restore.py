@@ -108,7 +108,9 @@ def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_what_ended_before_the_switch_is_taken_away_beside_a_running_server(folder: Path, whole: bool) -> None:
+def test_what_ended_before_the_switch_is_taken_away_beside_a_running_server(
+    folder: Path, whole: bool
+) -> None:
     prepared(folder)
     if not whole:
         (folder / "recovery/postgres-n8n.json").unlink()

@@ -161,7 +161,9 @@ class Server:
 
     def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
         if argv[0] == "pgbackrest":
-            return 0, json.dumps([{"db": [{"system-id": 17, "repo-key": 1}, {"system-id": 17, "repo-key": 2}]}])
+            return 0, json.dumps(
+                [{"db": [{"system-id": 17, "repo-key": 1}, {"system-id": 17, "repo-key": 2}]}]
+            )
         self.asked.append(argv[-1])
         answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A", "last_archived_wal": "t"}
         return 0, next(answer for word, answer in answers.items() if word in argv[-1])

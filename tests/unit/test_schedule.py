@@ -81,7 +81,14 @@ def test_what_is_in_force_since_when_is_the_definition_s_own_time(tmp_path: Path
     ]
     definition = tmp_path / "schedule.json"
     definition.write_text(json.dumps({"time_zone": "Etc/UTC", "jobs": jobs}))
-    command = [sys.executable, schedule.__file__, str(definition), "--state", str(tmp_path / "state"), "--list"]
+    command = [
+        sys.executable,
+        schedule.__file__,
+        str(definition),
+        "--state",
+        str(tmp_path / "state"),
+        "--list",
+    ]
 
     def listed() -> list[str]:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()

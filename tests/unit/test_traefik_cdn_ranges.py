@@ -137,7 +137,13 @@ def test_the_role_keeps_the_file_shows_the_difference_and_leaves_the_old_list_wh
             "platform_extra_ca_file": str(authority.ca_file),
         }
         role = ["-m", "ansible.builtin.include_role", "-a", "name=traefik tasks_from=cdn"]
-        ansible = [str(Path(sys.executable).with_name("ansible")), "-i", "inventories/local", "localhost", *role]
+        ansible = [
+            str(Path(sys.executable).with_name("ansible")),
+            "-i",
+            "inventories/local",
+            "localhost",
+            *role,
+        ]
         command = [*ansible, "-e", json.dumps(variables), *(["--check"] if check else [])]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -172,7 +172,9 @@ def by_the_documented_command(adopt: Deployment, arguments: dict[str, Any]) -> s
     for name, value in arguments.items():
         command, count = re.subn(rf"-e {name}=\S+", f"-e {name}={value}", command)
         command += "" if count else f" -e {name}={value}"
-    done = subprocess.run(["bash", "-euc", command + '"'], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-euc", command + '"'], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     return done.stdout
 

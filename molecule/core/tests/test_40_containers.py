@@ -179,7 +179,9 @@ def test_v8_collects_before_the_limit_kills(inspected: dict[str, Inspected]) -> 
     capped = 0
     for service, container in inspected.items():
         text = "\n".join(container["Config"]["Env"])
-        heap = re.search(r"(?:--max-old-space-size|N8N_RUNNERS_MAX_OLD_SPACE_SIZE)=(\d+)$", text, re.MULTILINE)
+        heap = re.search(
+            r"(?:--max-old-space-size|N8N_RUNNERS_MAX_OLD_SPACE_SIZE)=(\d+)$", text, re.MULTILINE
+        )
         if service.startswith("n8n-"):
             assert heap, f"{service} has no cap"
             assert 200 <= int(heap[1]) < 0.9 * container["HostConfig"]["Memory"] / 1024**2, service

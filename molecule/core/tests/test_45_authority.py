@@ -24,7 +24,9 @@ def authorities(core: Deployment) -> dict[str, x509.Certificate]:
 @pytest.mark.parametrize(
     ("name", "permitted"), [("ca.crt", ["localhost"]), ("postgres_n8n_tls.ca", ["postgres-n8n"])]
 )
-def test_it_can_sign_for_the_environments_names_only(core: Deployment, name: str, permitted: list[str]) -> None:
+def test_it_can_sign_for_the_environments_names_only(
+    core: Deployment, name: str, permitted: list[str]
+) -> None:
     certificate = authorities(core)[name]
     constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints)
     assert constraints.critical

@@ -40,7 +40,9 @@ def test_nobody_gets_in_without_tls_or_as_the_superuser(core: Deployment) -> Non
 
 
 def test_passwords_are_kept_as_scram_only(core: Deployment) -> None:
-    kept = dict(core.sql("SELECT rolname, left(rolpassword, 14) FROM pg_authid WHERE rolpassword IS NOT NULL"))
+    kept = dict(
+        core.sql("SELECT rolname, left(rolpassword, 14) FROM pg_authid WHERE rolpassword IS NOT NULL")
+    )
     assert set(kept.values()) == {"SCRAM-SHA-256$"}, kept
     assert "n8n" in kept
 

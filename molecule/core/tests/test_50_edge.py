@@ -140,7 +140,9 @@ def test_no_hostile_path_reaches_main_without_the_password(edge: Edge) -> None:
 def test_n8n_sees_the_client_and_not_whom_it_claims_to_be(core: Deployment, editor: Editor) -> None:
     """The webhook lets in one address only, which n8n compares with what the edge says of the client."""
     # What connects from this machine comes from there.
-    client = core.containers()["traefik"].attrs["NetworkSettings"]["Networks"][f"{core.project}_edge"]["Gateway"]
+    client = core.containers()["traefik"].attrs["NetworkSettings"]["Networks"][f"{core.project}_edge"][
+        "Gateway"
+    ]
     path = f"test-{uuid4().hex}"
     trigger = webhook(path)
     trigger["parameters"]["options"] = {"ipWhitelist": client}

@@ -203,7 +203,10 @@ def test_the_image_has_what_the_platform_promises(core: Deployment) -> None:
 
 def test_the_list_of_variables_is_what_the_installed_n8n_reads(core: Deployment, tmp_path: Path) -> None:
     """The documented command reads the package in the image; the committed list is what it makes of it."""
-    places = {"<image>": str(core.containers()["n8n-main"].attrs["Config"]["Image"]), "roles/n8n/files": str(tmp_path)}
+    places = {
+        "<image>": str(core.containers()["n8n-main"].attrs["Config"]["Image"]),
+        "roles/n8n/files": str(tmp_path),
+    }
     command = doc_block("n8n-environment").replace("<version>", "made")
     for written, here in places.items():
         command = command.replace(written, here)

@@ -65,7 +65,9 @@ def test_a_full_cache_evicts_and_webhooks_go_on(core: Deployment) -> None:
             assert app.ask("SET", f"page:{number}", value) == "OK"
         full = cache.info()
         assert int(full["evicted_keys"]) >= 64
-        assert int(full["used_memory"]) <= limit < core.containers()["redis-cache"].attrs["HostConfig"]["Memory"]
+        assert (
+            int(full["used_memory"]) <= limit < core.containers()["redis-cache"].attrs["HostConfig"]["Memory"]
+        )
         assert len(app.ask("GET", f"page:{limit // MIB + 63}")) == MIB, "the newest is there"
 
         mark = len(stream.outcomes)
@@ -74,7 +76,9 @@ def test_a_full_cache_evicts_and_webhooks_go_on(core: Deployment) -> None:
         assert queue.info()["evicted_keys"] == "0"
         assert cache.ask("FLUSHALL") == "OK"
     assert stream.accepted == set(stream.outcomes), stream.summary()
-    wait_until(lambda: len(executions_of(core, stream)) == len(stream.accepted), "an execution for each request")
+    wait_until(
+        lambda: len(executions_of(core, stream)) == len(stream.accepted), "an execution for each request"
+    )
     wait_until(
         lambda: set(map(tuple, executions_of(core, stream).values())) == {("success",)}, "all to succeed"
     )
@@ -89,7 +93,9 @@ def test_the_cache_keeps_nothing_on_disk(core: Deployment) -> None:
     assert list((core.data_root / "volumes/redis-cache").iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [("CONFIG", "GET", "maxmemory"), ("FLUSHALL",), ("ACL", "LIST"), ("KEYS", "*")])
+@pytest.mark.parametrize(
+    "command", [("CONFIG", "GET", "maxmemory"), ("FLUSHALL",), ("ACL", "LIST"), ("KEYS", "*")]
+)
 def test_the_caches_user_has_no_dangerous_commands(core: Deployment, command: tuple[str, ...]) -> None:
     with client(core, "cache", "app") as app:
         assert app.ask(*command).startswith("NOPERM")

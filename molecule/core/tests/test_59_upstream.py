@@ -93,7 +93,15 @@ def manager(tmp_path: Path) -> Callable[..., platform_images.Manager]:
 
     def make(images: list[dict[str, Any]], **options: Any) -> platform_images.Manager:
         given = {name: option.get("default") for name, option in platform_images.build_spec().items()}
-        entry = {"context": None, "digest": None, "suite": None, "base": "", "args": {}, "rootfs": {}, "files": {}}
+        entry = {
+            "context": None,
+            "digest": None,
+            "suite": None,
+            "base": "",
+            "args": {},
+            "rootfs": {},
+            "files": {},
+        }
         own = {
             "environment": "test-upstream",
             "releases_root": str(tmp_path / "releases"),
@@ -147,6 +155,7 @@ def stalling(layer: str) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         timeout = 1.0  # the engine begins with TLS, which has no end of a line
+
         def do_GET(self) -> None:
             if self.path.endswith(layer):
                 over.wait()
@@ -184,7 +193,9 @@ def test_a_pull_that_stalls_is_given_up_and_named(
     with stalling(layer_of("redis", digests["redis"])) as address:
         made = manager(upstream(digests)[:1], registry=address, stall_seconds=3)
         assert made.plan() == [f"{PREFIX}redis"]
-        with pytest.raises(ImagesError, match=rf"{address}/redis:8\.0-trixie@sha256:\w+: no sign of life for 3 s"):
+        with pytest.raises(
+            ImagesError, match=rf"{address}/redis:8\.0-trixie@sha256:\w+: no sign of life for 3 s"
+        ):
             made.apply([])
     assert tagged(engine) == []
 

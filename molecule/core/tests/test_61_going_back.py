@@ -13,7 +13,11 @@ LEVEL = "N8N_LOG_LEVEL"
 
 def run(core: Deployment, command: str, **changes: str) -> None:
     """A block of the docs for this environment."""
-    changes |= {"n8n-local": core.project, "/local/": f"/{core.name}/", "inventories/local": str(core.inventory)}
+    changes |= {
+        "n8n-local": core.project,
+        "/local/": f"/{core.name}/",
+        "inventories/local": str(core.inventory),
+    }
     for written, here in changes.items():
         command = command.replace(written, here)
     done = subprocess.run(["bash", "-euc", command], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -71,7 +71,10 @@ def test_the_documented_rights_are_all_that_a_deployment_needs(foreign: ForeignS
     web = tmp_path / "secrets/web"
     certificate(web / "edge.crt").verify_directly_issued_by(certificate(tmp_path / "ca.crt"))
     certificate(web / "inner.crt").verify_directly_issued_by(certificate(web / "inner.ca"))
-    assert foreign.bao("bao kv get -field=value kv/production/password").strip() == (web / "password").read_text()
+    assert (
+        foreign.bao("bao kv get -field=value kv/production/password").strip()
+        == (web / "password").read_text()
+    )
     assert not secrets(tmp_path)["changed"]
 
 
@@ -125,7 +128,9 @@ def test_each_right_that_is_missing_is_named_before_anything_is_written(
             others = {known: re.findall(r"\w+", rights) for known, rights in granted}
             others[path].remove(right)
             foreign.allow("".join(_rule(known, rights) for known, rights in others.items()))
-            said = path.replace("*", "any") if path.startswith("sys/") else f"{right} {path.replace('*', 'any')}"
+            said = (
+                path.replace("*", "any") if path.startswith("sys/") else f"{right} {path.replace('*', 'any')}"
+            )
             with pytest.raises(StoreError, match=rf"^{NAMED} .*{said}"):
                 foreign.run("prepared", tmp_path)
     finally:

@@ -57,7 +57,9 @@ def sets(folder: Path) -> dict[str, str]:
 
 def archived(folder: Path, off_site: OffSite, core: Deployment) -> set[str]:
     """The local archive's files, and all of the bucket."""
-    local = {str(path.relative_to(folder)) for path in (folder / "pgbackrest/archive").rglob("*") if path.is_file()}
+    local = {
+        str(path.relative_to(folder)) for path in (folder / "pgbackrest/archive").rglob("*") if path.is_file()
+    }
     return local | off_site.objects(core.name)
 
 
@@ -205,7 +207,10 @@ def test_a_drill_would_find_other_content_a_missing_row_and_a_credential_that_do
     reference = look("marked")["reference"]
     assert look("compared", reference=reference) == {}
     table = reference["tables"]["workflow_entity"]
-    for change, says in (({"hash": "1"}, "but other content"), ({"rows": table["rows"] + 1}, "the source had")):
+    for change, says in (
+        ({"hash": "1"}, "but other content"),
+        ({"rows": table["rows"] + 1}, "the source had"),
+    ):
         changed = {**reference, "tables": {**reference["tables"], "workflow_entity": {**table, **change}}}
         with pytest.raises(platform_drill.DrillError, match=f"workflow_entity .*{says}"):
             look("compared", reference=changed)

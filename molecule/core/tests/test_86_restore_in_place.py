@@ -113,7 +113,9 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
 
 
 @pytest.mark.full
-def test_one_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(core: Deployment, backup: Path) -> None:
+def test_one_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(
+    core: Deployment, backup: Path
+) -> None:
     manifest = json.loads((backup / "runs" / newest_run(backup) / "manifest.json").read_text())
     [label] = {entry["local"] for entry in manifest["pgbackrest"].values()}
     volume, state = core.data_root / "volumes/postgres-n8n", core.data_root / "state"
@@ -152,7 +154,9 @@ def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Depl
     for kind, left in (("incr", kept), ("diff", set())):
         made = core.run("backup", backup_type=kind)
         assert made.rc == 0, made.failures()
-        assert former_data(core) == left, "the next good daily backup removes what the last restore has replaced"
+        assert former_data(core) == left, (
+            "the next good daily backup removes what the last restore has replaced"
+        )
 
     assert newest_run(backup) in succeeds(for_core(doc_block("status"), core))
 
@@ -200,7 +204,9 @@ def test_from_the_bucket_with_nothing_kept_and_nobody_else_meanwhile(core: Deplo
     options = f"-e restore_target=in_place -e platform_confirm={core.name} -e restore_from=s3"
     command = f"make restore ENV={INVENTORY} ARGS='{options} -e restore_discard_previous=true'"
     first = start(command)
-    wait_until(lambda: (core.data_root / "state/restore.json").exists() or first.poll(), "the first to begin", 300)
+    wait_until(
+        lambda: (core.data_root / "state/restore.json").exists() or first.poll(), "the first to begin", 300
+    )
     said = refused(command)
     assert f"{core.name} is in use by another run" in said and "playbooks/restore.yml" in said, said[-2000:]
     output, _ = first.communicate(timeout=1800)

@@ -107,9 +107,13 @@ def test_nothing_that_opens_a_bundle_is_left_on_it(served, off_site: OffSite) ->
     places = f"{served.data_root} {served.backup_root} /srv /tmp /root /home /etc /var/log"
     search = f"grep -rlsF -e 'AGE-SECRET-KEY-' -e 'BEGIN AGE ENCRYPTED' -e '{passphrase}'"
     served.put("/srv/control", passphrase.encode())
-    assert served.inside(f"{search} {places}")[1].split() == ["/srv/control"], "the search finds what is there"
+    assert served.inside(f"{search} {places}")[1].split() == ["/srv/control"], (
+        "the search finds what is there"
+    )
     assert served.inside("rm /srv/control")[0] == 0
-    assert served.inside(f"journalctl --no-pager | {search.replace('grep -rlsF', 'grep -cF')}")[1].strip() == "0"
+    assert (
+        served.inside(f"journalctl --no-pager | {search.replace('grep -rlsF', 'grep -cF')}")[1].strip() == "0"
+    )
 
 
 def test_the_owner_logs_in_and_a_credential_opens(served, lost: Lost) -> None:

@@ -126,7 +126,9 @@ def test_one_broken_the_other_untouched(staging: Deployment, production: Deploym
     status = staging.run("status")
     assert status.rc == 0, status.failures()
     assert "test-staging on localhost: NOT HEALTHY\n" in status.report
-    wrong, works = (status.report.partition(title)[2].partition("\n\n")[0] for title in ("Does not work", "Works"))
+    wrong, works = (
+        status.report.partition(title)[2].partition("\n\n")[0] for title in ("Does not work", "Works")
+    )
     assert [name for name in BROKEN if f"container {name}: exited" not in wrong or name in works] == []
     assert "openbao, traefik" in works
 
