@@ -160,10 +160,9 @@ class Service:
         if stuck and stuck != self.state.values.get("stuck"):
             self.state.update(stuck=stuck)
             self._notify(_STUCK, stuck)
-        found = [stuck] if stuck else []
-        return Answer(
-            Exit.LATE if stuck else Exit.DONE, found or ["something is being restored"], problems=found
-        )
+        if stuck:
+            return Answer(Exit.LATE, [stuck], problems=[stuck])
+        return Answer(Exit.DONE, ["something is being restored"])
 
     def initialise(self, dry_run: bool = False) -> list[str]:
         """Repositories that were missing and now are there, by name; the state knows since when backups are owed."""
@@ -289,9 +288,8 @@ class Service:
             with backup_lock(self.definition.state_root, what, self.now, self._by) as former:
                 yield former
         except BackupError as error:
-            if error.code is Exit.RESTORING and (
-                stuck := stuck_restore(self.definition.state_root, self.now)
-            ):
+            stuck = stuck_restore(self.definition.state_root, self.now)
+            if stuck and error.code is Exit.RESTORING:
                 self._notify(_STUCK, stuck, code=int(error.code))
             raise
 

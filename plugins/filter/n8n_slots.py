@@ -26,6 +26,15 @@ def slot_subnet(pool: str, number: int) -> str:
     return f"{network.network_address + number * size}/{SUBNET_PREFIX}"
 
 
+def copy_subnet(pool: str) -> str:
+    """As large as `pool`, 65536 addresses further: for a copy that runs beside the environment."""
+    network = ipaddress.ip_network(pool)
+    try:
+        return f"{network.network_address + 2**16}/{network.prefixlen}"
+    except ipaddress.AddressValueError:
+        raise AnsibleFilterError(f"restore_scratch_slot_subnet: {pool} has no neighbour; name one") from None
+
+
 def n8n_slots(template: Any, count: Any, pool: str = "") -> Any:
     """Copies of `template` for 1..count, merged: `<i>` becomes the number, `<subnet>` its /28 of `pool`.
 
@@ -72,4 +81,9 @@ def _replace(value: Any, words: Mapping[str, str]) -> Any:
 
 class FilterModule:
     def filters(self) -> dict[str, Any]:
-        return {"n8n_environment": n8n_environment, "n8n_slots": n8n_slots, "n8n_slot_subnet": slot_subnet}
+        return {
+            "n8n_environment": n8n_environment,
+            "n8n_slots": n8n_slots,
+            "n8n_slot_subnet": slot_subnet,
+            "n8n_copy_subnet": copy_subnet,
+        }

@@ -1,5 +1,6 @@
 """What must not stand in any file, what must agree, and what the inventories do."""
 
+import ipaddress
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import yaml
 from contract.conftest import ROOT, load, repository_files, text_of
 
 GENERATED = {"package-lock.json", "requirements.txt", "requirements-dev.txt"}
@@ -154,11 +156,44 @@ def test_an_inventory_is_named_like_its_environment(inventory: Path) -> None:
     assert inventory_variables(inventory)["platform_environment"] == inventory.name
 
 
-@pytest.mark.parametrize("name", ["ports", "addresses"])
-def test_environments_can_live_side_by_side(name: str) -> None:
-    key = {"ports": "platform_port_base", "addresses": "platform_slot_subnet"}[name]
-    values = [inventory_variables(inventory)[key] for inventory in INVENTORIES]
-    assert len(values) == len(set(map(str, values)))
+def places(inventory: Path) -> tuple[set[int], list[ipaddress.IPv4Network]]:
+    """Ports and subnets of an environment and of a copy of it."""
+    message = ["platform_port_base", "restore_scratch_port_base"]
+    message += ["platform_slot_subnet", "restore_scratch_slot_subnet"]
+    command = [str(Path(sys.executable).with_name("ansible")), "all", "-i", str(inventory)]
+    command += [
+        "--playbook-dir",
+        str(ROOT / "playbooks"),
+        "-m",
+        "ansible.builtin.debug",
+        "-a",
+        f"msg={{{{ [{', '.join(message)}] }}}}",
+    ]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    first, copy, *pools = yaml.safe_load(printed.partition("=>")[2])["msg"]
+    ports = {int(base) + number for base in (first, copy) for number in range(10)}
+    return ports, [ipaddress.IPv4Network(pool) for pool in pools]
+
+
+# Stages of the tests that one host runs at the same time are environments that live side by side, too.
+STAGES = [
+    *(ROOT / "molecule" / name / "inventory" for name in ("core", "adopt", "kill")),
+    *(ROOT / "molecule/pair" / name for name in ("staging", "production")),
+    ROOT / "molecule/host/images",
+]
+
+
+@pytest.mark.parametrize("inventories", [INVENTORIES, STAGES], ids=["delivered", "tests"])
+def test_environments_and_their_copies_can_live_side_by_side(inventories: list[Path]) -> None:
+    taken: set[int] = set()
+    pools: list[ipaddress.IPv4Network] = []
+    for inventory in inventories:
+        ports, subnets = places(inventory)
+        assert len(ports) == 20 and not taken & ports, inventory.name
+        for subnet in subnets:
+            assert [pool for pool in pools if pool.overlaps(subnet)] == [], inventory.name
+            pools.append(subnet)
+        taken |= ports
 
 
 def test_an_inventory_wins_over_what_all_share(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def test_the_subnet_of_a_slot_depends_on_its_number_only() -> None:
     assert n8n_slots.slot_subnet("10.201.0.0/22", 3) == "10.201.0.48/28"
 
 
+def test_a_copy_has_addresses_of_its_own() -> None:
+    assert n8n_slots.copy_subnet("10.201.4.0/22") == "10.202.4.0/22"
+    with pytest.raises(
+        AnsibleFilterError, match=r"restore_scratch_slot_subnet: 255\.255\.0\.0/22 has no neigh"
+    ):
+        n8n_slots.copy_subnet("255.255.0.0/22")
+
+
 @pytest.mark.parametrize("number", [0, 64])
 def test_a_pool_that_is_too_small_is_named(number: int) -> None:
     with pytest.raises(AnsibleFilterError, match=r"platform_slot_subnet: 10\.201\.0\.0/22 has room for 63"):

@@ -31,7 +31,7 @@ CRON = ROOT / "roles/schedule/tasks/cron.yml"
 
 @pytest.fixture(scope="module")
 def scratch(core: Deployment) -> Deployment:
-    return Deployment(name=f"{core.name}-scratch", inventory=core.inventory, port_base=core.port_base + 100)
+    return Deployment(name=f"{core.name}-scratch", inventory=core.inventory, port_base=core.port_base + 50)
 
 
 @pytest.fixture
