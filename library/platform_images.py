@@ -127,8 +127,8 @@ options:
     type: str
     default: ""
   debian_security_mirror: {type: str, default: "", description: The same for Debian's security archive.}
-  extra_ca_file:
-    description: A CA bundle that is trusted while building besides the host's own.
+  extra_ca:
+    description: Authorities, as PEM text, that are trusted while building besides the host's own.
     type: str
     default: ""
   http_proxy:
@@ -232,7 +232,7 @@ def build_spec() -> dict[str, Any]:
         "rootfs": {"type": "dict", "default": {}},
         "files": {"type": "dict", "default": {}},
     }
-    texts = ("registry", "debian_mirror", "debian_security_mirror", "extra_ca_file", "http_proxy", "no_proxy")
+    texts = ("registry", "debian_mirror", "debian_security_mirror", "extra_ca", "http_proxy", "no_proxy")
     states = ["present", "bundled", "published", "pruned"]
     sources = ["auto", "upstream", "packages", "bundle"]
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ from ansible.module_utils.n8n_platform.images import (
 from ansible.module_utils.n8n_platform.images_engine import ImageEngine, Runner
 
 UNLABELLED = "-unlabelled"
+# Of the package apt: asks as the host itself does, with its proxies and authorities.
+APT_HELPER = "/usr/lib/apt/apt-helper"
+ARCHIVE_SECONDS = 20
 CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 ROOTFS_OPTIONS = [
     # Documentation and translations stay out, here and in every package that is installed later.
@@ -40,14 +44,14 @@ ROOTFS_OPTIONS = [
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may say about building; addresses are empty for "as the host does"."""
+    """What an operator may say about building; addresses are empty for "as the host does", `extra_ca` is PEM text."""
 
     contexts: Path
     work: Path
     refreshed: str
     debian_mirror: str = ""
     debian_security_mirror: str = ""
-    extra_ca_file: str = ""
+    extra_ca: str = ""
     http_proxy: str = ""
     no_proxy: str = ""
     stall_seconds: int = 300
@@ -68,6 +72,8 @@ class Builder:
                 "no Debian archive in the host's apt sources to build from: set container_images_debian_mirror, "
                 "or pin the upstream images (make pin) and set container_images_source to upstream"
             )
+        for suite in sorted({image.suite for image in images if image.rootfs}):
+            self._check_archive(suite)
         for image in images:
             if image.pull:
                 self._check_pull(image)
@@ -80,6 +86,29 @@ class Builder:
                 self._make([image for image in wave if not image.pull], refs)
         for made in ("rootfs", "files"):
             shutil.rmtree(self.settings.work / made, ignore_errors=True)
+
+    def _check_archive(self, suite: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            authorities = Path(folder, "ca.crt")
+            authorities.write_text(self._authorities())
+            options = {
+                "APT::Sandbox::User": "root",
+                "Acquire::Retries": 1,
+                "Acquire::http::Timeout": ARCHIVE_SECONDS,
+                "Acquire::https::Timeout": ARCHIVE_SECONDS,
+                "Acquire::https::CaInfo": authorities,
+            }
+            if self.settings.http_proxy:
+                options["Acquire::http::Proxy"] = self.settings.http_proxy
+            release = f"{self._mirrors()[0].rstrip('/')}/dists/{suite}/InRelease"
+            command = [APT_HELPER, *(f"-o={name}={value}" for name, value in options.items())]
+            try:
+                self.runner.output([*command, "download-file", release, f"{folder}/InRelease"])
+            except ImagesError as error:
+                raise ImagesError(
+                    f"the Debian archive to build from (container_images_debian_mirror, else the host's apt sources) "
+                    f"has no {suite}: {error}"
+                ) from error
 
     def _check_pull(self, image: Image) -> None:
         if "@sha256:" not in image.pull:
@@ -184,14 +213,14 @@ class Builder:
         folder.mkdir(mode=0o700)
         archive, security = self._mirrors()
         dump = self.runner.output(["apt-config", "dump", "Acquire"])
-        proxy, extra = self.settings.http_proxy, self.settings.extra_ca_file
+        proxy = self.settings.http_proxy
         environment = dict(os.environ)
         settings = {
             "apt.conf": clients.apt_conf(dump, "/run/secrets/ca.crt", proxy),
             "host.conf": clients.apt_conf(dump, f"{folder}/ca.crt", proxy),
             "pip.conf": clients.pip_conf(clients.texts(clients.PIP_FILES), environment),
             "npmrc": clients.npmrc(clients.texts(clients.NPM_FILES), environment),
-            "ca.crt": CA_BUNDLE.read_text() + (Path(extra).read_text() if extra else ""),
+            "ca.crt": self._authorities(),
         }
         for suite in suites:
             # Without an archive of the host's, the sources that the base image came with are used.
@@ -203,6 +232,9 @@ class Builder:
             yield
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _authorities(self) -> str:
+        return CA_BUNDLE.read_text() + self.settings.extra_ca
 
     def _mirrors(self) -> tuple[str, str]:
         archive, security = clients.debian_mirrors(configured_entries(Path("/etc/apt")))

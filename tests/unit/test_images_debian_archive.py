@@ -2,6 +2,10 @@
 
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +76,28 @@ def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[str]:
+    """A server that has Debian trixie below its address."""
+    release = tmp_path / "archive/debian/dists/trixie/InRelease"
+    release.parent.mkdir(parents=True)
+    release.write_text("Origin: Debian\n")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "archive"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/debian"
+        server.shutdown()
+        thread.join()
+
+
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, **options: Any) -> list[str]:
     """What preflight finds missing on a bare host; raises what it refuses."""
     monkeypatch.setattr(platform_images, "ImageEngine", lambda **_: BareEngine())
     given = {name: option.get("default") for name, option in platform_images.build_spec().items()}
     entry = {"context": None, "digest": "d", "suite": None, "base": "", "args": {}, "rootfs": {}, "files": {}}
     pull = {"image": "debian", "tag": "trixie", "digest": "sha256:" + "a" * 64}
-    base = {**entry, "name": "base", "pull": {}}
+    base = {**entry, "name": "base", "pull": {}, "suite": options.get("suite", "trixie")}
     own = {
         "environment": "local",
         "releases_root": str(tmp_path / "releases"),
@@ -120,9 +139,18 @@ def test_a_host_without_one_is_refused_and_both_ways_are_named(
     assert [path.name for path in tmp_path.iterdir()] == ["apt"]
 
 
-def test_both_ways_are_ways(apt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_does_not_answer_or_lacks_the_suite_is_refused(
+    apt: Path, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert plan(tmp_path, monkeypatch, "packages", debian_mirror=archive) == ["base"]
+    for mirror, suite in ((archive, "sid"), ("http://127.0.0.1:1/debian", "trixie")):
+        with pytest.raises(ImagesError, match=rf"container_images_debian_mirror.* has no {suite}: "):
+            plan(tmp_path, monkeypatch, "packages", debian_mirror=mirror, suite=suite)
+
+
+def test_both_ways_are_ways(apt: Path, archive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (apt / "sources.list.d/ubuntu.sources").write_text(NOBLE)
-    assert plan(tmp_path, monkeypatch, "auto", debian_mirror="http://m.example/debian") == ["base"]
+    assert plan(tmp_path, monkeypatch, "auto", debian_mirror=archive) == ["base"]
     assert plan(tmp_path, monkeypatch, "upstream") == ["debian", "base"]
 
 

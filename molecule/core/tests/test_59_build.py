@@ -39,14 +39,14 @@ class Build:
         self.refs = {"base": base, "resume-test": f"{NAME}:0123456789ab"}
         self.image = Image("resume-test", "resume-test", context_digest(context), base="base")
 
-    def run(self, extra_ca_file: str = "") -> None:
-        settings = Settings(self.folder / "contexts", self.folder, "2026-01-01", extra_ca_file=extra_ca_file)
+    def run(self, extra_ca: str = "") -> None:
+        settings = Settings(self.folder / "contexts", self.folder, "2026-01-01", extra_ca=extra_ca)
         runner = Runner(self.folder / "build.log", self.progress)
         Builder(settings, ImageEngine(), runner).build([self.image], self.refs, ["resume-test"])
 
-    def run_in_a_session(self, extra_ca_file: str) -> None:
+    def run_in_a_session(self, extra_ca: str) -> None:
         os.setsid()
-        self.run(extra_ca_file)
+        self.run(extra_ca)
 
     def holds(self) -> bool:
         """Whether its second step runs; a second build would join it instead of beginning its own."""
@@ -81,8 +81,7 @@ def names(engine: docker.DockerClient) -> list[str]:
 def test_a_killed_build_resumes_and_leaves_no_half_image(
     build: Build, engine: docker.DockerClient, tmp_path: Path
 ) -> None:
-    (tmp_path / "hold.crt").write_text(f"{build.word}\n")
-    process = multiprocessing.Process(target=build.run_in_a_session, args=(str(tmp_path / "hold.crt"),))
+    process = multiprocessing.Process(target=build.run_in_a_session, args=(f"{build.word}\n",))
     process.start()
     try:
         wait_until(build.holds, "the second step to run")
