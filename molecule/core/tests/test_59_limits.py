@@ -27,7 +27,8 @@ def returned(mib: int) -> str:
 
 @pytest.mark.parametrize("kind", smoke_and_full(["objects", "buffers", "output"], ["objects"]))
 def test_endless_allocation_fails_its_own_execution_only(core: Deployment, editor: Editor, kind: str) -> None:
-    """The runner may die of it and comes back; the other slot does not notice, the worker stays."""
+    """The runner may die of it, with the Code nodes that it has, and comes back; the other slot does not notice, the
+    worker stays."""
     before, killed_before = core.fingerprint(), core.killed_for_memory()
     with editor.workflow(code(ENDLESS[kind])) as endless, editor.workflow(code("return [];")) as short:
         identifier = editor.start(endless)
