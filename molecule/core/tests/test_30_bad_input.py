@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {
             "platform_confirm": "production",
             "platform_https_port": 22599,
+            "platform_volumes_root": "/mnt/c/volumes",
             "platform_preflight_disk_free_gb": 100000,
             "platform_preflight_memory_reserve_mb": 10000000,
         },
         (
             "platform_confirm: production is not this environment, which is test-core",
             "platform_https_port: port 22599",
+            "platform_volumes_root: /mnt/c/volumes is below /mnt, where Windows drives are mounted",
             "platform_preflight_disk_free_gb",
             "the host needs 10000000 MiB",
             "choose a smaller platform_profile",
@@ -108,3 +111,19 @@ def test_data_that_was_written_with_another_key_is_refused(core: Deployment) -> 
         assert fingerprint.read_text() == "0" * len(kept)
     finally:
         fingerprint.write_text(kept)
+
+
+def test_a_target_that_another_controller_works_on_is_refused_by_its_name(core: Deployment) -> None:
+    path = core.data_root / "state/owner.json"
+    kept = path.read_text() if path.exists() else None
+    mark = {"controller": "ops-elsewhere", "user": "deploy", "since": "2026-01-01T10:00:00+00:00"}
+    path.write_text(json.dumps(mark | {"until": "2999-01-01T10:00:00+00:00"}))
+    foreign = path.read_text()
+    try:
+        refused(core, ("This target is in use from ops-elsewhere by deploy", "platform_lock_takeover=true"))
+        assert path.read_text() == foreign
+    finally:
+        if kept is None:
+            path.unlink()
+        else:
+            path.write_text(kept)
