@@ -6,7 +6,9 @@ import json
 import re
 from pathlib import Path
 
-from tests.support.deployment import Deployment
+import yaml
+
+from tests.support.deployment import ROOT, Deployment
 from tests.support.n8n_rest import execute
 
 # First words of the protocol, from a neighbour that holds the application's network: what the server answers with.
@@ -73,3 +75,17 @@ def test_it_runs_with_the_settings_that_were_rendered(core: Deployment) -> None:
     assert different == {}
     assert {"shared_buffers", "work_mem", "max_connections", "archive_mode", "timezone"} <= set(wanted)
     assert (wanted["default_toast_compression"], wanted["password_encryption"]) == ("lz4", "scram-sha-256")
+
+
+def test_each_hot_table_is_there_and_vacuumed_early(core: Deployment) -> None:
+    """A table that n8n renames would go back to the stock settings without a word."""
+    defaults = yaml.safe_load((ROOT / "roles/postgres/defaults/main.yml").read_text())
+    parameters = defaults["postgres_hot_table_parameters"].items()
+    wanted = {f"{name}={value}" for name, value in parameters if not name.startswith("toast.")}
+    assert "autovacuum_vacuum_scale_factor=0.02" in wanted
+    tables = defaults["postgres_instances"]["n8n"]["tables"]
+    names = ", ".join(f"'{name}'" for name in tables)
+    query = "SELECT relname, array_to_string(reloptions, ' ') FROM pg_class"
+    rows = core.sql(f"{query} WHERE relkind = 'r' AND relname IN ({names})")
+    found = {name: set(options.split()) for name, options in rows}
+    assert found == dict.fromkeys(tables, wanted)
