@@ -105,3 +105,10 @@ def test_the_queues_user_is_none_of_the_caches(core: Deployment) -> None:
     with client(core, "queue", "n8n"), client(core, "cache", "app") as app:
         password = core.secret("n8n-main", "redis_queue_n8n_password")
         assert app.ask("AUTH", "n8n", password).startswith("WRONGPASS")
+
+
+def test_the_queues_user_gets_at_its_own_keys_only(core: Deployment) -> None:
+    with client(core, "queue", "n8n") as n8n:
+        assert (n8n.ask("SET", "n8n:test", "1"), n8n.ask("DEL", "n8n:test")) == ("OK", "1")
+        for command in (("SET", "elsewhere", "1"), ("GET", "elsewhere"), ("DEL", "bullet")):
+            assert n8n.ask(*command).startswith("NOPERM"), command
