@@ -4,6 +4,8 @@ import json
 import re
 import subprocess
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -75,12 +77,28 @@ def test_engine_events(core: Deployment, canaries: dict[bytes, str]) -> None:
 
 
 def test_process_environments_and_command_lines(core: Deployment, canaries: dict[bytes, str]) -> None:
+    read: Counter[str] = Counter()
     for service, container in core.containers().items():
         for process in container.top()["Processes"]:
             for name in ("environ", "cmdline"):
-                path = Path("/proc") / process[1] / name
-                content = path.read_bytes() if path.exists() else b""
-                assert not found_in(canaries, content), f"{name} of a process of {service}"
+                # A health check's process may have ended meanwhile; a process that ends has neither of them left.
+                with suppress(FileNotFoundError, ProcessLookupError):
+                    content = (Path("/proc") / process[1] / name).read_bytes()
+                    read[f"{name} of {service}"] += bool(content)
+                    assert not found_in(canaries, content), f"{name} of a process of {service}"
+    wanted = {f"{name} of {service}" for service in core.containers() for name in ("environ", "cmdline")}
+    assert set(+read) >= wanted, read
+
+
+def test_event_logs_and_logs_of_the_platforms_programs(core: Deployment, canaries: dict[bytes, str]) -> None:
+    for folder, pattern, expected in (
+        ("volumes/n8n-events", "*", "main.log"),
+        ("state", "*.log", "slots.log"),
+    ):
+        paths = [path for path in (core.data_root / folder).rglob(pattern) if path.is_file()]
+        assert expected in {path.name for path in paths}
+        for path in paths:
+            assert not found_in(canaries, path.read_bytes()), path
 
 
 def test_rendered_files(core: Deployment, canaries: dict[bytes, str]) -> None:
