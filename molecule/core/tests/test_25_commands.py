@@ -73,3 +73,33 @@ def test_status_says_what_works_and_changes_nothing(core: Deployment) -> None:
     assert status.changed == 0
     assert f"{core.name} on localhost: healthy" in status.report
     assert "redis-queue, traefik" in status.report and "2 healthy, 2 wanted" in status.report
+
+
+def make(core: Deployment, command: str) -> str:
+    """What a command of the guide's table says, as it stands there; it leaves everything alone."""
+    assert f"\n| `{command}` |" in (ROOT / "docs/guide.md").read_text()
+    before = core.fingerprint()
+    done = run(f"{command} ENV=../molecule/core/inventory")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert core.fingerprint() == before
+    return done.stdout
+
+
+def test_make_status(core: Deployment) -> None:
+    said = make(core, "make status")
+    assert f"{core.name} on localhost: healthy" in said
+    assert "changed=0" in said
+
+
+def test_make_logs_of_one_service(core: Deployment) -> None:
+    said = make(core, "make logs ARGS='-e platform_logs_services=n8n-main'")
+    services = "|".join(map(re.escape, core.containers()))
+    assert re.findall(rf"^ +({services}):", said, re.MULTILINE) == ["n8n-main"]
+
+
+def test_make_support(core: Deployment) -> None:
+    bundle = core.data_root / "support" / f"{core.project}.tar.gz"
+    bundle.unlink(missing_ok=True)
+    assert str(bundle) in make(core, "make support")
+    listed = subprocess.run(["tar", "-tzf", bundle], capture_output=True, text=True, check=True).stdout
+    assert re.search("logs/n8n-main.log$", listed, re.MULTILINE)
