@@ -57,6 +57,31 @@ def test_one_has_its_secrets_in_a_store_that_others_run(production: Deployment, 
     assert production.fingerprint() == before
 
 
+def test_an_encryption_key_that_its_store_has_lost_is_not_made_anew(
+    production: Deployment, store: ForeignStore
+) -> None:
+    path = f"{production.name}/n8n_encryption_key"
+
+    def version() -> int:
+        return int(store.root_client.call("GET", f"kv/metadata/{path}")[1]["data"]["current_version"])
+
+    before, latest = production.fingerprint(), version()
+    store.root_client.call("DELETE", f"kv/data/{path}")
+    try:
+        refused(
+            production,
+            "the store has none. Set n8n_encryption_key_import_file to it, or restore the store; no new one is made",
+        )
+        assert version() == latest
+        assert production.fingerprint() == before
+    finally:
+        store.root_client.call("POST", f"kv/undelete/{path}", {"versions": [latest]})
+    run = production.converge()
+    assert run.changed == 0, run.changed_tasks()
+    assert version() == latest
+    assert production.fingerprint() == before
+
+
 def test_a_secret_that_nobody_has_given_is_named(staging: Deployment) -> None:
     refused(
         staging,
