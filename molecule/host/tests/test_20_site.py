@@ -134,6 +134,25 @@ def test_its_schedule_makes_the_next_backup_which_goes_to_the_same_bucket(served
     assert served.inside("ls /srv/bundles")[1].startswith(served.name)
 
 
+def test_every_job_of_its_schedule_ends_well(served) -> None:
+    """All are due at once on a host on which none has run, one after the other."""
+    state = f"{served.data_root}/state"
+    jobs = json.loads(served.inside(f"cat {state}/schedule.json")[1])["jobs"]
+    wanted = {job["name"] for job in jobs if not job.get("wait")}
+    assert {"backup", "prune-build-cache", "prune-images"} <= wanted
+
+    def ended() -> dict[str, int]:
+        lines = served.inside(f"cd {state}/schedule && grep -H . *.json 2>/dev/null")[1].splitlines()
+        records = (line.partition(".json:") for line in lines)
+        return {name: json.loads(record)["rc"] for name, _, record in records}
+
+    wait_until(lambda: wanted <= set(ended()), f"all of {sorted(wanted)} to have run", 600, every=2)
+    failed = {
+        job: served.inside(f"tail -n 20 {state}/schedule/{job}.log")[1] for job, rc in ended().items() if rc
+    }
+    assert failed == {}
+
+
 def test_a_second_run_changes_nothing(served) -> None:
     before = served.fingerprint()
     run = served.converge()
