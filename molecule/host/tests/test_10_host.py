@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 
 import pytest
@@ -72,6 +73,14 @@ def test_a_fresh_host_gets_a_working_engine(nested) -> None:
     assert nested.inside("systemctl is-enabled docker")[1].strip() == "enabled"
     assert "max-size" in nested.inside("cat /etc/docker/daemon.json")[1]
     assert nested.inside("sysctl -n vm.overcommit_memory")[1].strip() == "1"
+
+
+def test_the_journal_keeps_to_its_limit(nested) -> None:
+    """By what the journal's server said at its start: messages of that kind bear the limit in force, in bytes."""
+    limits = nested.inside(f"cat /etc/systemd/journald.conf.d/60-{nested.project}.conf")[1]
+    assert {"SystemMaxUse=1024M", "RuntimeMaxUse=1024M"} <= set(limits.splitlines())
+    said = nested.inside("journalctl -o json -n 1 MESSAGE_ID=ec387f577b844b8fa948f33cad9a75e6")[1]
+    assert json.loads(said)["MAX_USE"] == str(1024 * 2**20), said
 
 
 def test_a_second_run_changes_nothing(nested) -> None:
