@@ -13,6 +13,7 @@ from ansible.module_utils.n8n_platform.backup_keys import of_environment
 from ansible.module_utils.n8n_platform.backup_manifest import ManifestError, Set
 from ansible.module_utils.n8n_platform.backup_s3 import S3, S3Error
 from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.restic import CREDENTIALS, Restic
 
 # Manifests of the bucket that were read before; an object is never changed under its name.
@@ -51,7 +52,8 @@ class Offsite:
             raise BackupError(str(error), Exit.NOT_OFFSITE) from None
 
     def publish(self, sealed: dict[str, Any]) -> dict[str, Any]:
-        """Puts the manifest there and says so in the local one; then those of earlier runs that are complete by now."""
+        """Puts the manifest there and says so in the local one; then those of earlier runs that are complete by now.
+        Staging has to be there."""
         published = self._put(sealed)
         for one in manifests.local_sets(self.definition.runs):
             if one.manifest and not one.manifest["locations"]["s3"] and _database_is_there(one.manifest):
@@ -100,12 +102,14 @@ class Offsite:
         s3, key = self.definition.s3, _key(sealed["run"])
         where = "s3://" + "/".join(part.strip("/") for part in (s3["bucket"], s3["prefix"], key) if part)
         published = manifests.seal({**sealed, "locations": {**sealed["locations"], "s3": where}})
-        manifests.write(self.definition.runs, published)
+        file = self.definition.staging / manifests.NAME
+        write_file(file, manifests.text_of(published), mode=0o600)
         try:
-            self._store().put(self.definition.runs / sealed["run"] / manifests.NAME, key)
+            self._store().put(file, key)
         except S3Error as error:
-            manifests.write(self.definition.runs, sealed)
             raise BackupError(str(error), Exit.NOT_OFFSITE) from None
+        # Last: one that is killed before is brought there by the next run, which skips what is said to be there.
+        manifests.write(self.definition.runs, published)
         return published
 
     def _snapshot_of(self, run: str) -> str:
