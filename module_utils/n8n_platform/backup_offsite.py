@@ -19,6 +19,8 @@ from ansible.module_utils.n8n_platform.restic import CREDENTIALS, Restic
 # Manifests of the bucket that were read before; an object is never changed under its name.
 _CACHE = "offsite-manifests"
 _UNFINISHED = ".new"
+# What a problem begins with that concerns the bundle of keys, which is not in this bucket.
+KEYS_PROBLEM = "keys"
 
 
 class Offsite:
@@ -56,11 +58,13 @@ class Offsite:
         Staging has to be there."""
         published = self._put(sealed)
         for one in manifests.local_sets(self.definition.runs):
-            if one.manifest and not one.manifest["locations"]["s3"] and _database_is_there(one.manifest):
+            if one.manifest and not one.manifest["locations"]["s3"] and database_is_there(one.manifest):
                 snapshot = self._snapshot_of(one.run)
                 if snapshot:
                     restic = {**one.manifest["restic"], "s3": snapshot}
-                    self._put(manifests.seal({**one.manifest, "restic": restic, "problems": []}))
+                    # Its way to the bucket is mended by now; its bundle of keys is not.
+                    left = [text for text in one.manifest["problems"] if text.startswith(f"{KEYS_PROBLEM}:")]
+                    self._put(manifests.seal({**one.manifest, "restic": restic, "problems": left}))
         return published
 
     def sets(self, fresh: bool = False) -> list[Set]:
@@ -182,5 +186,6 @@ def _key(run: str) -> str:
     return f"runs/{run}/{manifests.NAME}"
 
 
-def _database_is_there(manifest: dict[str, Any]) -> bool:
+def database_is_there(manifest: dict[str, Any]) -> bool:
+    """Whether the bucket holds the run's set of every database."""
     return all(entry.get("s3") for entry in manifest["pgbackrest"].values())

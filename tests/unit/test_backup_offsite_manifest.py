@@ -1,14 +1,17 @@
 """When a set is said to be in the bucket; the bucket is a stub that takes what it is given."""
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
-from ansible.module_utils.n8n_platform.backup import BackupError, Definition
+from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
+from ansible.module_utils.n8n_platform.backup_run import Run
 from ansible.module_utils.n8n_platform.backup_s3 import S3Error
 
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
 RUN, EARLIER = "20261122T120000Z", "20261122T110000Z"
 UNUSED: Any = None
 FULL: dict[str, Any] = {"n8n": {"local": "A", "s3": "B"}}
@@ -73,6 +76,10 @@ def written(definition: Definition, run: str = RUN, **changes: Any) -> dict[str,
     return sealed
 
 
+def published(definition: Definition, sealed: dict[str, Any]) -> dict[str, Any]:
+    return Run(Context(definition, UNUSED, UNUSED, RUN, NOW, "full", print))._publish(sealed)
+
+
 def local(definition: Definition, run: str = RUN) -> dict[str, Any]:
     return manifests.read(definition.runs, run)
 
@@ -100,3 +107,45 @@ def test_what_says_that_it_is_in_the_bucket_is_written_when_it_is(
     monkeypatch.setattr(bucket, "put", lambda *given: (at_put.append(local(definition)), put(*given)))
     Offsite(definition, UNUSED).publish(sealed)
     assert at_put == [sealed]
+
+
+def test_a_set_without_its_bundle_of_keys_is_in_the_bucket_too(
+    definition: Definition, bucket: Bucket
+) -> None:
+    problem = "keys: /mnt/bundles is not there"
+    made = published(definition, written(definition, problems=[problem]))
+    assert made == bucket.objects[RUN] == local(definition)
+    assert made["locations"]["s3"] and made["problems"] == [problem]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"restic": {"local": "L", "s3": None}, "problems": ["off-site: no"]},
+        {"pgbackrest": {"n8n": {"local": "A", "s3": None}}, "problems": ["postgres-n8n: no"]},
+    ],
+)
+def test_a_set_whose_data_are_not_all_there_is_not(
+    definition: Definition, bucket: Bucket, missing: dict[str, Any]
+) -> None:
+    sealed = written(definition, **missing)
+    assert published(definition, sealed) == local(definition) == sealed
+    assert bucket.objects == {}
+
+
+def test_a_bucket_that_refuses_the_manifest_hides_no_other_problem(
+    definition: Definition, bucket: Bucket
+) -> None:
+    bucket.fault = S3Error({"code": "AccessDenied"})
+    made = published(definition, written(definition, problems=["keys: gone"]))
+    assert [text.split(":")[0] for text in made["problems"]] == ["keys", "off-site"]
+    assert local(definition) == made
+
+
+def test_what_is_brought_later_keeps_what_is_still_wrong_with_it(
+    definition: Definition, bucket: Bucket
+) -> None:
+    written(definition, EARLIER, problems=["keys: gone", "off-site: away"], restic={"local": "L", "s3": None})
+    published(definition, written(definition))
+    assert bucket.objects[EARLIER] == local(definition, EARLIER)
+    assert bucket.objects[EARLIER]["problems"] == ["keys: gone"]
