@@ -74,6 +74,7 @@ class Service:
             type=run_type,
             progress=self._progress,
             since=good[-1].started.timestamp() if good else 0.0,
+            newest=good[-1].run if good else "",
         )
 
     def due(self) -> str | None:

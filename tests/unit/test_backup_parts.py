@@ -161,6 +161,14 @@ def test_a_run_that_began_before_a_restore_is_named_to_it(tmp_path: Path) -> Non
     refuse_while_working(tmp_path)
 
 
+def test_a_run_knows_the_newest_set_before_it(tmp_path: Path) -> None:
+    service = Service(definition(tmp_path), NOW)
+    assert service.context("full").newest == ""
+    manifests.write(tmp_path / "backups/runs", manifest(NOW - timedelta(hours=2)))
+    (tmp_path / "backups/runs" / run_id(NOW - timedelta(hours=1))).mkdir()
+    assert service.context("full").newest == run_id(NOW - timedelta(hours=2))
+
+
 @pytest.mark.parametrize("restoring", [False, True])
 def test_the_way_back_of_a_restore_that_is_under_way_stays(tmp_path: Path, restoring: bool) -> None:
     former = tmp_path / "home.before-restore"
