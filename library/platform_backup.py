@@ -22,8 +22,9 @@ options:
       - V(made) makes a set of O(type); with type V(auto) only when one is owed.
       - V(pruned) removes what the retention lets go.
       - V(verified) reads back what was written.
+      - V(idle) only fails while a backup, a pruning or a verification is at work, and names it.
     type: str
-    choices: [ready, made, pruned, verified]
+    choices: [ready, made, pruned, verified, idle]
     required: true
   content:
     description: What stands in O(definition), see module_utils/n8n_platform/backup.py. Needed with V(ready).
@@ -94,16 +95,19 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
+from ansible.module_utils.n8n_platform.backup_lock import refuse_while_working
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 
+_STATES = ("ready", "made", "pruned", "verified", "idle")
+
 
 def build_spec() -> dict[str, Any]:
     return {
         "definition": {"type": "path", "required": True},
-        "state": {"type": "str", "choices": ["ready", "made", "pruned", "verified"], "required": True},
+        "state": {"type": "str", "choices": list(_STATES), "required": True},
         "content": {"type": "dict"},
         "type": {"type": "str", "choices": ["full", "diff", "incr", "auto"], "default": "auto"},
         "full": {"type": "bool", "default": False},
@@ -132,6 +136,8 @@ class Manager:
 
     def plan(self, check: bool) -> list[str]:
         """What would be done, in words; asked in check mode only where the answer costs something."""
+        if self.state == "idle":
+            return []
         if self.service is None:
             return [f"{self.state}: there is no definition yet"]
         if self.state == "ready":
@@ -145,6 +151,10 @@ class Manager:
         return []
 
     def apply(self, steps: list[str]) -> Answer:
+        if self.state == "idle":
+            if self.service:
+                refuse_while_working(self.service.definition.state_root)
+            return Answer()
         if self.service is None:
             raise BackupError("definition: run the site playbook first", Exit.USAGE)
         if self.state == "ready":

@@ -129,6 +129,9 @@ passed_over:
 
 import json
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -155,7 +158,8 @@ _STATES = ("chosen", "fetched", "placed", "reverted", "discarded", "finished")
 # Kinds of items that can be restored by their name, and the word for all databases.
 _PARTS = ("directory", "redis_rdb", "openbao_snapshot")
 _DATABASES = "databases"
-_DEFINITION = "backup.json"
+# No disk.
+_MEMORY = "/run"
 # A network that every engine has, for a bucket elsewhere.
 _ANY_NETWORK = "bridge"
 
@@ -266,7 +270,7 @@ class Manager:
     def _key_file(self) -> Path:
         taken = self.directory.keys / ENCRYPTION_KEY
         root, below = recovery_fetch.SOURCE_KEYS[ENCRYPTION_KEY]
-        path = taken if taken.exists() else Path(self.values[root]) / below
+        path = taken if self.directory.holds_keys() and taken.exists() else Path(self.values[root]) / below
         if not path.is_file():
             raise RecoveryError(
                 f"{ENCRYPTION_KEY}: neither {taken} nor {path} is there: a backup needs its key"
@@ -274,13 +278,22 @@ class Manager:
         return path
 
     def _sets(self) -> list[Set]:
-        keys = self.directory.keys
-        source = self._definition(keys)
         if self.params["repository"] == "local":
-            return local_sets(source.runs)
-        self.directory.take_keys(self.values)
-        oneshots = OneShots(self.engine, source.environment, "restore")
-        return Offsite(source, oneshots).sets()
+            return local_sets(self._definition(self.directory.keys).runs)
+        with self._keys() as keys:
+            source = self._definition(keys)
+            oneshots = OneShots(self.engine, source.environment, "restore")
+            return Offsite(source, oneshots).sets()
+
+    @contextmanager
+    def _keys(self) -> Iterator[Path]:
+        """Where they are read from before it is known whether anything is restored: nothing of them may stay."""
+        if self.directory.holds_keys():
+            yield self.directory.keys
+            return
+        with tempfile.TemporaryDirectory(dir=_MEMORY, prefix="n8n-platform-keys-") as folder:
+            recovery_fetch.copy_keys(self.values, Path(folder))
+            yield Path(folder)
 
     def _definition(self, keys: Path) -> SourceDefinition:
         values = dict(self.values)
@@ -299,7 +312,7 @@ class Manager:
         return s3
 
     def _read_definition(self) -> dict[str, Any]:
-        for path in (self.directory.keys / _DEFINITION, Path(self.params["definition"])):
+        for path in (self.directory.keys / recovery_fetch.DEFINITION, Path(self.params["definition"])):
             if path.is_file():
                 found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
                 return found

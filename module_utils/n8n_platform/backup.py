@@ -140,7 +140,8 @@ class Definition:
 class Context:
     """One run: `now` is its start (aware, UTC) and what every decision about time uses; `type` is full, diff or incr.
 
-    `progress` says in a few words what is being done; it never gets a secret. `since`: Unix time of the last good run.
+    `progress` says in a few words what is being done; it never gets a secret. `since`: Unix time of the last good run;
+    `newest`: its id, empty when there is none, None when nobody has looked.
     """
 
     definition: Definition
@@ -151,6 +152,7 @@ class Context:
     type: str
     progress: Callable[[str], None]
     since: float = 0.0
+    newest: str | None = None
 
     @property
     def project(self) -> str:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit, sha256_of
+from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, Context, Exit, sha256_of
 from ansible.module_utils.n8n_platform.backup_openbao import open_store
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.openbao import StoreError
@@ -85,6 +85,16 @@ class Keys:
                         "opened with the other; run the site playbook or put the right one back",
                         Exit.WRONG_KEY,
                     )
+
+
+def of_environment(environment: str, folder: Path, suffix: str = SUFFIX) -> dict[str, Path]:
+    """Bundles in a folder by their run, also of runs that are gone; environments may share one, `x` and `x-y` too."""
+    prefix = f"{environment}-"
+    named = {
+        path.name.removeprefix(prefix).removesuffix(suffix): path
+        for path in folder.glob(f"{prefix}*{suffix}")
+    }
+    return {run: path for run, path in sorted(named.items()) if RUN_ID.match(run)}
 
 
 def bundle_artefact(path: Path) -> dict[str, Any]:

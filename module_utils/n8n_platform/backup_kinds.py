@@ -1,7 +1,8 @@
 """Every kind of item by its name.
 
 A kind has forecast(context) -> bytes and run(context, staging) -> artefacts, and where it makes sense
-verify(context) -> problems, prune(context, dry_run) -> what went, status(context) -> facts.
+verify(context) -> problems, prune(context, dry_run) -> what went, status(context) -> facts, completed(context) -> what
+went of a way back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_directory import Directory
 from ansible.module_utils.n8n_platform.backup_facts import Facts
+from ansible.module_utils.n8n_platform.backup_lock import RESTORE
 from ansible.module_utils.n8n_platform.backup_openbao import OpenbaoSnapshot
 from ansible.module_utils.n8n_platform.backup_pg_dump import PgDump
 from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
@@ -42,6 +44,14 @@ KEYS = "keys"
 _DAILY = {"pg_dump"}
 # What lies in staging first and in the repository then.
 STAGED = {"pg_dump", "redis_rdb", "openbao_snapshot"}
+
+
+def settle(context: Context) -> list[str]:
+    """After a good set: what was kept for a way back goes, in words; not while a restore may still need it."""
+    if (context.definition.state_root / RESTORE).exists():
+        return []
+    items = [item for _, item in build(context.definition) if hasattr(item, "completed")]
+    return [line for item in items for line in item.completed(context)]
 
 
 def check_items(definition: Definition) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 
 LOCK = "backup.lock"
 RESTORE = "restore.json"
@@ -33,9 +34,7 @@ def backup_lock(state: Path, what: str, now: datetime, by: str = "") -> Iterator
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BackupError(
-                f"another run holds the lock {state / LOCK}: {_holder(stream)}", Exit.LOCKED
-            ) from None
+            raise _held(state, stream) from None
         refuse_while_restoring(state)
         former = _read(stream)
         _write(
@@ -52,6 +51,16 @@ def backup_lock(state: Path, what: str, now: datetime, by: str = "") -> Iterator
             yield former
         finally:
             _write(stream, None)
+
+
+def refuse_while_working(state: Path) -> None:
+    """Raises BackupError (LOCKED) that names the run at work. Asked while RESTORE is there, none begins after it."""
+    try:
+        with file_lock(state / LOCK, patience=0):
+            return
+    except TimeoutError:
+        with (state / LOCK).open(encoding="utf-8") as stream:
+            raise _held(state, stream) from None
 
 
 def refuse_while_restoring(state: Path) -> None:
@@ -81,6 +90,10 @@ def stuck_restore(state: Path, now: datetime) -> str:
 
 def boot_id() -> str:
     return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def _held(state: Path, stream: Any) -> BackupError:
+    return BackupError(f"another run holds the lock {state / LOCK}: {_holder(stream)}", Exit.LOCKED)
 
 
 def _holder(stream: Any) -> str:

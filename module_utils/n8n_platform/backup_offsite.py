@@ -9,13 +9,18 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, Context, Definition, Exit
+from ansible.module_utils.n8n_platform.backup_keys import of_environment
 from ansible.module_utils.n8n_platform.backup_manifest import ManifestError, Set
 from ansible.module_utils.n8n_platform.backup_s3 import S3, S3Error
 from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.restic import CREDENTIALS, Restic
 
 # Manifests of the bucket that were read before; an object is never changed under its name.
 _CACHE = "offsite-manifests"
+_UNFINISHED = ".new"
+# What a problem begins with that concerns the bundle of keys, which is not in this bucket.
+KEYS_PROBLEM = "keys"
 
 
 class Offsite:
@@ -49,14 +54,17 @@ class Offsite:
             raise BackupError(str(error), Exit.NOT_OFFSITE) from None
 
     def publish(self, sealed: dict[str, Any]) -> dict[str, Any]:
-        """Puts the manifest there and says so in the local one; then those of earlier runs that are complete by now."""
+        """Puts the manifest there and says so in the local one; then those of earlier runs that are complete by now.
+        Staging has to be there."""
         published = self._put(sealed)
         for one in manifests.local_sets(self.definition.runs):
-            if one.manifest and not one.manifest["locations"]["s3"] and _database_is_there(one.manifest):
+            if one.manifest and not one.manifest["locations"]["s3"] and database_is_there(one.manifest):
                 snapshot = self._snapshot_of(one.run)
                 if snapshot:
                     restic = {**one.manifest["restic"], "s3": snapshot}
-                    self._put(manifests.seal({**one.manifest, "restic": restic, "problems": []}))
+                    # Its way to the bucket is mended by now; its bundle of keys is not.
+                    left = [text for text in one.manifest["problems"] if text.startswith(f"{KEYS_PROBLEM}:")]
+                    self._put(manifests.seal({**one.manifest, "restic": restic, "problems": left}))
         return published
 
     def sets(self, fresh: bool = False) -> list[Set]:
@@ -98,12 +106,14 @@ class Offsite:
         s3, key = self.definition.s3, _key(sealed["run"])
         where = "s3://" + "/".join(part.strip("/") for part in (s3["bucket"], s3["prefix"], key) if part)
         published = manifests.seal({**sealed, "locations": {**sealed["locations"], "s3": where}})
-        manifests.write(self.definition.runs, published)
+        file = self.definition.staging / manifests.NAME
+        write_file(file, manifests.text_of(published), mode=0o600)
         try:
-            self._store().put(self.definition.runs / sealed["run"] / manifests.NAME, key)
+            self._store().put(file, key)
         except S3Error as error:
-            manifests.write(self.definition.runs, sealed)
             raise BackupError(str(error), Exit.NOT_OFFSITE) from None
+        # Last: one that is killed before is brought there by the next run, which skips what is said to be there.
+        manifests.write(self.definition.runs, published)
         return published
 
     def _snapshot_of(self, run: str) -> str:
@@ -162,9 +172,9 @@ def deliver_bundle(context: Context, path: Path, destination: str) -> str:
     target = (Path(destination) if destination else context.definition.root / "keys") / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a run that was killed while it wrote.
-    for left in target.parent.glob(f"{context.environment}-*.new"):
+    for left in of_environment(context.environment, target.parent, _UNFINISHED).values():
         left.unlink()
-    unfinished = target.with_suffix(".new")
+    unfinished = target.with_suffix(_UNFINISHED)
     shutil.copyfile(path, unfinished)
     unfinished.chmod(0o600)
     unfinished.replace(target)
@@ -176,5 +186,6 @@ def _key(run: str) -> str:
     return f"runs/{run}/{manifests.NAME}"
 
 
-def _database_is_there(manifest: dict[str, Any]) -> bool:
+def database_is_there(manifest: dict[str, Any]) -> bool:
+    """Whether the bucket holds the run's set of every database."""
     return all(entry.get("s3") for entry in manifest["pgbackrest"].values())

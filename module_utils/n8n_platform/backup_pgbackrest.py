@@ -204,7 +204,12 @@ class PgBackRestItem:
             return "full"
         gap = self.wal_gaps(context, repository, self.archiver(context))
         newest = repository.backups[-1].wal_stop
-        return "full" if any(hole.split("..")[0] >= newest for hole in gap) else context.type
+        if any(hole.split("..")[0] >= newest for hole in gap):
+            return "full"
+        # What was owed is owed again each hour until all of a run succeeds, and would fill the disk.
+        now = context.now.timestamp()
+        there = pgbackrest_retention.made_in_vain(repository.backups, context.type, now, context.newest)
+        return "incr" if there else context.type
 
     def _set_artefact(self, repository: Repository, made: Backup) -> dict[str, Any]:
         details = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
-from ansible.module_utils.n8n_platform.backup_keys import SUFFIX
+from ansible.module_utils.n8n_platform.backup_keys import of_environment
 from ansible.module_utils.n8n_platform.backup_kinds import build
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite, sets
@@ -116,12 +116,11 @@ class Prune:
         destination = (self.definition.values.get("bundle") or {}).get("destination") or ""
         if destination and not destination.startswith("s3://"):
             folders.add(Path(destination))
-        prefix = f"{self.context.environment}-"
         return [
             Removal("local", "bundle", str(path), run)
             for folder in sorted(folders)
-            for path in sorted(folder.glob(f"{prefix}*{SUFFIX}"))
-            if (run := path.name.removeprefix(prefix).removesuffix(SUFFIX)) not in kept
+            for run, path in of_environment(self.context.environment, folder).items()
+            if run not in kept
         ]
 
     def _remove_manifests(self, repository: str, runs: list[str]) -> None:

@@ -16,7 +16,12 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
 from ansible.module_utils.n8n_platform.backup_directory import Directory
 from ansible.module_utils.n8n_platform.backup_keys import Keys, bundle_artefact
 from ansible.module_utils.n8n_platform.backup_kinds import KEYS, STAGED, Kind, build
-from ansible.module_utils.n8n_platform.backup_offsite import Offsite, deliver_bundle
+from ansible.module_utils.n8n_platform.backup_offsite import (
+    KEYS_PROBLEM,
+    Offsite,
+    database_is_there,
+    deliver_bundle,
+)
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.restic import Restic
@@ -158,7 +163,7 @@ class Run:
         except BackupError as error:
             if error.code is not Exit.NOT_OFFSITE:
                 raise
-            manifest["problems"].append(f"keys: {error}")
+            manifest["problems"].append(f"{KEYS_PROBLEM}: {error}")
         else:
             manifest["items"].append({**artefact, "path": where})
 
@@ -169,13 +174,13 @@ class Run:
             manifest["problems"].append(f"off-site: {error}")
 
     def _publish(self, sealed: dict[str, Any]) -> dict[str, Any]:
-        """The manifest goes to the bucket only when all that it names is there."""
-        if not sealed["restic"]["s3"] or sealed["problems"]:
+        """The manifest goes to the bucket only when all that it names is there; the bundle of keys lies elsewhere."""
+        if not sealed["restic"]["s3"] or not database_is_there(sealed):
             return sealed
         try:
             return self._offsite().publish(sealed)
         except (BackupError, EngineError, HttpError) as error:
-            sealed = manifests.seal({**sealed, "problems": [f"off-site: {error}"]})
+            sealed = manifests.seal({**sealed, "problems": [*sealed["problems"], f"off-site: {error}"]})
             manifests.write(self.definition.runs, sealed)
             return sealed
 

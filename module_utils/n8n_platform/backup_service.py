@@ -12,7 +12,7 @@ from typing import Any
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import lateness
-from ansible.module_utils.n8n_platform.backup_kinds import build
+from ansible.module_utils.n8n_platform.backup_kinds import settle
 from ansible.module_utils.n8n_platform.backup_lock import RESTORE, backup_lock, stuck_restore
 from ansible.module_utils.n8n_platform.backup_notify import notify
 from ansible.module_utils.n8n_platform.backup_prune import Prune, Removal
@@ -74,6 +74,7 @@ class Service:
             type=run_type,
             progress=self._progress,
             since=good[-1].started.timestamp() if good else 0.0,
+            newest=good[-1].run if good else "",
         )
 
     def due(self) -> str | None:
@@ -199,7 +200,7 @@ class Service:
                 outcome.problems.append(f"prune: {error}")
                 code = code or Exit.NOT_PRUNED
         if code is Exit.DONE and context.type != "incr":
-            lines += self._settle(context)
+            lines += settle(context)
         self._record(context.type, started, code, "; ".join(outcome.problems))
         self.log.write(
             "run finished", level="error" if code else "info", code=int(code), problems=outcome.problems
@@ -209,15 +210,6 @@ class Service:
                 "backup incomplete", "; ".join(outcome.problems), run=manifest["run"], code=int(code)
             )
         return Answer(code, lines + outcome.problems, outcome.manifest, problems=outcome.problems)
-
-    def _settle(self, context: Context) -> list[str]:
-        """What was kept for a way back until there is a good set: gone, in words."""
-        return [
-            line
-            for _, item in build(self.definition)
-            if hasattr(item, "completed")
-            for line in item.completed(context)
-        ]
 
     def _look(self, context: Context, known: dict[str, Any] | None = None) -> list[str]:
         facts, found = watch(context, known)

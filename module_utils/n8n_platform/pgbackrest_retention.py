@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from ansible.module_utils.n8n_platform.pgbackrest import Backup
 
 _DAY = 86400
+# A greater one serves for the smaller ones.
+_TYPES = ("full", "diff", "incr")
 
 
 @dataclass(frozen=True)
@@ -36,3 +38,16 @@ def plan(backups: Sequence[Backup], now: float, days: int, minimum_sets: int) ->
     goes = {backup.label for backup in fulls[keep:]}
     gone = tuple(backup.label for backup in backups if backup.full_label in goes)
     return Expiry(keep, gone, fulls[keep - 1].wal_start)
+
+
+def made_in_vain(backups: Sequence[Backup], wanted: str, now: float, newest: str | None) -> bool:
+    """Whether a sound set that serves for `wanted` was made in the last day by a run after `newest`, the last good one
+    (None: not known): its database is there, and something else of the run has failed."""
+    serving = _TYPES[: _TYPES.index(wanted) + 1]
+    return newest is not None and any(
+        backup.type in serving
+        and not backup.damaged
+        and now - backup.stop < _DAY
+        and backup.annotations.get("run", "") > newest
+        for backup in backups
+    )

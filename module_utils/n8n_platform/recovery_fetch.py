@@ -29,6 +29,8 @@ SOURCE_KEYS = {
     "backup_s3_credentials": ("secrets_root", "host/backup_s3_credentials"),
     "s3-ca.pem": ("state_root", "s3-ca.pem"),
 }
+# The source's definition, which a bundle of keys brings along.
+DEFINITION = "backup.json"
 _MOMENT = "moment"
 _OPTIONAL_KEYS = ("backup_s3_credentials", "s3-ca.pem", "openbao.key", "openbao.json")
 
@@ -79,24 +81,36 @@ class Directory:
             to = held or "the newest moment"
             raise RecoveryError(f"restore_time: {self.path} holds a restore to {to} that was begun; {way}")
 
+    def holds_keys(self) -> bool:
+        """Whether the keys that lie here are the right ones: of a bundle, or of the restore that was begun. Others are
+        what a killed run has left, and the source may have got new ones since."""
+        return bool(self.run()) or (self.keys / DEFINITION).exists()
+
     def take_keys(self, source: dict[str, Any]) -> list[str]:
-        """Copies the keys of a source on this host that are not there; their names. Raises RecoveryError."""
-        taken = []
-        origins = {name: Path(source[root]) / below for name, (root, below) in SOURCE_KEYS.items()}
-        of_postgres = Path(source["secrets_root"]).glob("postgres-*/pgbackrest_*")
-        origins |= {path.name: path for path in of_postgres}
-        for name, origin in origins.items():
-            if (self.keys / name).exists():
+        """Copies the keys of a source on this host; their names. Raises RecoveryError."""
+        make_directory(self.path, 0o700)
+        if not self.holds_keys():
+            shutil.rmtree(self.keys, ignore_errors=True)
+        return copy_keys(source, self.keys)
+
+
+def copy_keys(source: dict[str, Any], keys: Path) -> list[str]:
+    """Those of a source on this host that are not there; their names. Raises RecoveryError."""
+    taken = []
+    origins = {name: Path(source[root]) / below for name, (root, below) in SOURCE_KEYS.items()}
+    of_postgres = Path(source["secrets_root"]).glob("postgres-*/pgbackrest_*")
+    origins |= {path.name: path for path in of_postgres}
+    for name, origin in origins.items():
+        if (keys / name).exists():
+            continue
+        if not origin.is_file():
+            if name in _OPTIONAL_KEYS:
                 continue
-            if not origin.is_file():
-                if name in _OPTIONAL_KEYS:
-                    continue
-                raise RecoveryError(f"key {name}: {origin} is not there", Exit.WRONG_KEY)
-            make_directory(self.path, 0o700)
-            make_directory(self.keys, 0o700)
-            write_file(self.keys / name, origin.read_text(encoding="utf-8"))
-            taken.append(name)
-        return taken
+            raise RecoveryError(f"key {name}: {origin} is not there", Exit.WRONG_KEY)
+        make_directory(keys, 0o700)
+        write_file(keys / name, origin.read_text(encoding="utf-8"))
+        taken.append(name)
+    return taken
 
 
 def needed_bytes(manifest: dict[str, Any]) -> int:

@@ -158,6 +158,13 @@ def test_the_bundle_goes_to_another_bucket(lab: BackupLab, store: S3Store) -> No
     shutil.rmtree(lab.backups / "runs" / answer.manifest["run"])
 
 
+def test_a_set_whose_bundle_goes_nowhere_is_in_the_bucket(lab: BackupLab, store: S3Store) -> None:
+    gone = lab.root / "mount/bundles"
+    answer = full(lab, 0.06, bundle={"recipients": [lab.recipient], "destination": str(gone)})
+    assert (answer.code, len(answer.problems)) == (Exit.NOT_OFFSITE, 1)
+    assert answer.problems[0].startswith("keys: ") and answer.manifest["run"] in runs(store)
+
+
 def elsewhere(lab: BackupLab, store: S3Store) -> dict[str, Any]:
     """What sends bundles of keys to a bucket of their own."""
     return {"recipients": [lab.recipient], "destination": f"s3://{store.bundles}/{lab.name}"}

@@ -1,12 +1,15 @@
 """A restore in place that ends before its switch keeps no backup from running; the roles are stubs here."""
 
+import json
 import os
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from contract.conftest import ROOT, load, walk
 
 from tests.support.made_up_play import called
@@ -27,7 +30,7 @@ def entries(tasks: Any) -> Iterator[str]:
             yield from entries(load(folder / Path(file).name))
 
 
-def restored(folder: Path, failing: str) -> tuple[str, list[str]]:
+def restored(folder: Path, failing: str, says: str = "it is full") -> tuple[str, list[str]]:
     """What a restore says whose entry `failing` fails, and the entries that were called."""
     (play,) = load(PLAYBOOK)
     for entry in {*entries(play["tasks"])}:
@@ -47,8 +50,9 @@ def restored(folder: Path, failing: str) -> tuple[str, list[str]]:
         platform_state_root=str(folder / "state"),
         restore_kind="physical",
         restore_parts="databases",
+        restore_wait_seconds=15,
     )
-    assert done.returncode != 0 and "it is full" in done.stdout, done.stdout + done.stderr
+    assert done.returncode != 0 and says in done.stdout, done.stdout + done.stderr
     return " ".join(done.stdout.split()), (folder / "called").read_text().splitlines()
 
 
@@ -77,3 +81,24 @@ def test_one_that_was_killed_earlier_keeps_its_way_back(tmp_path: Path, state: P
     assert "restore_target=back puts back what was before it: it is full" in said
     assert sorted(os.listdir(state)) == ["recovery", "restore.json"]
     assert entered == [BEFORE[0]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="what it writes is root's")
+def test_a_backup_that_is_at_work_is_waited_for_and_named(tmp_path: Path, state: Path) -> None:
+    """It began before, and would remove the way back when it ends."""
+    roots = {f"{name}_root": str(tmp_path / name) for name in ("volumes", "secrets", "state", "backup")}
+    names = {"environment": "test", "project": "p", "timezone": "UTC"}
+    definition = {**names, **roots, "images": {}, "items": [], "retention": {}}
+    (state / "backup.json").write_text(json.dumps(definition))
+    holder = "run diff of schedule"
+    with backup_lock(state, "run diff", datetime.now(timezone.utc), "schedule"):
+        said, entered = restored(tmp_path, "", holder)
+    assert "FAILED - RETRYING: [localhost]: Wait for a backup that is at work (1 retries left)" in said
+    assert "Nothing was changed, test runs on and is backed up: another run holds the lock" in said
+    assert not (state / "restore.json").exists() and not (state / "recovery").exists()
+    assert entered == [BEFORE[0], *TAKEN_AWAY]
+
+    (state / "recovery/keys").mkdir(parents=True)
+    (tmp_path / "called").unlink()
+    _, entered = restored(tmp_path, BEFORE[-1])
+    assert entered == [*BEFORE, *TAKEN_AWAY]

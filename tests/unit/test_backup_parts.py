@@ -11,8 +11,9 @@ import pytest
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import describe, is_this_host, offsite, summary
-from ansible.module_utils.n8n_platform.backup_kinds import build, check_items
-from ansible.module_utils.n8n_platform.backup_lock import backup_lock
+from ansible.module_utils.n8n_platform.backup_kinds import build, check_items, settle
+from ansible.module_utils.n8n_platform.backup_lock import backup_lock, refuse_while_working
+from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.backup_state import State, metrics
 
 from tests.support.backup_lab import platform_program
@@ -146,6 +147,40 @@ def test_nothing_runs_while_something_is_restored(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match=r'"by": "ops"') as refused, backup_lock(tmp_path, "run", NOW):
         pass
     assert refused.value.code == Exit.RESTORING
+
+
+def test_a_run_that_began_before_a_restore_is_named_to_it(tmp_path: Path) -> None:
+    refuse_while_working(tmp_path)
+    with backup_lock(tmp_path, "run diff", NOW, "schedule"):
+        (tmp_path / "restore.json").write_text("{}")
+        with pytest.raises(
+            BackupError, match="run diff of schedule, process .* since 2026-11-22T12"
+        ) as refused:
+            refuse_while_working(tmp_path)
+    assert refused.value.code == Exit.LOCKED
+    refuse_while_working(tmp_path)
+
+
+def test_a_run_knows_the_newest_set_before_it(tmp_path: Path) -> None:
+    service = Service(definition(tmp_path), NOW)
+    assert service.context("full").newest == ""
+    manifests.write(tmp_path / "backups/runs", manifest(NOW - timedelta(hours=2)))
+    (tmp_path / "backups/runs" / run_id(NOW - timedelta(hours=1))).mkdir()
+    assert service.context("full").newest == run_id(NOW - timedelta(hours=2))
+
+
+@pytest.mark.parametrize("restoring", [False, True])
+def test_the_way_back_of_a_restore_that_is_under_way_stays(tmp_path: Path, restoring: bool) -> None:
+    former = tmp_path / "home.before-restore"
+    former.mkdir()
+    (tmp_path / "state").mkdir()
+    if restoring:
+        (tmp_path / "state/restore.json").write_text("{}")
+    wanted = definition(
+        tmp_path, items=[{"name": "home", "kind": "directory", "path": str(tmp_path / "home")}]
+    )
+    settle(Service(wanted, NOW).context("diff"))
+    assert former.exists() is restoring
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
-from ansible.module_utils.n8n_platform.backup import Exit
+from ansible.module_utils.n8n_platform.backup import Context, Definition, Exit
+from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.engine_run import Result
-from ansible.module_utils.n8n_platform.pgbackrest import Backup, PgBackRest, PgBackRestError
+from ansible.module_utils.n8n_platform.pgbackrest import Backup, PgBackRest, PgBackRestError, Repository
 
 DAY = 86400
 
@@ -58,6 +63,47 @@ def test_a_set_with_damaged_pages_counts_neither_as_reaching_back_nor_as_one_of_
 
 def test_an_empty_repository_has_nothing_to_expire() -> None:
     assert pgbackrest_retention.plan([], 0, 7, 2) == pgbackrest_retention.Expiry(0, (), "")
+
+
+def run_set(hours: float, type_: str, run: str, damaged: bool = False) -> Backup:
+    return replace(backup(hours / 24, type_, damaged), annotations={"run": run} if run else {})
+
+
+FAILED = [run_set(0, "full", "r1"), run_set(24, "full", "r2"), run_set(25, "incr", "r3")]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "sets", "newest", "made"),
+    [
+        # At hour 26 the full set of hour 24 is there, though its run has come to nothing.
+        ("full", FAILED, "r1", "incr"),
+        ("full", FAILED, "", "incr"),
+        ("diff", FAILED, "r1", "incr"),
+        ("incr", FAILED, "r1", "incr"),
+        ("full", FAILED, "r2", "full"),
+        ("full", FAILED, "r3", "full"),
+        # Nobody knows which runs came to something.
+        ("full", FAILED, None, "full"),
+        ("full", FAILED[:1], "", "full"),
+        ("full", [FAILED[0], run_set(24, "diff", "r2")], "r1", "full"),
+        ("diff", [FAILED[0], run_set(24, "diff", "r2")], "r1", "incr"),
+        ("full", [FAILED[0], run_set(24, "full", "r2", damaged=True)], "r1", "full"),
+        ("full", [FAILED[0], run_set(24, "full", "")], "r1", "full"),
+    ],
+)
+def test_a_set_that_was_made_is_not_made_again_because_something_else_of_its_run_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str, sets: list[Backup], newest: str, made: str
+) -> None:
+    unused: Any = None
+    values: dict[str, Any] = {"environment": "test", "project": "p", "timezone": "UTC", "images": {}}
+    roots = {f"{name}_root": str(tmp_path) for name in ("volumes", "secrets", "state", "backup")}
+    definition = Definition({**values, **roots, "items": [], "retention": {}})
+    now = datetime.fromtimestamp(26 * 3600, timezone.utc)
+    context = Context(definition, unused, unused, "r9", now, wanted, print, newest=newest)
+    item = PgBackRestItem({"name": "postgres-n8n", "service": "postgres-n8n", "stanza": "n8n"})
+    monkeypatch.setattr(item, "archiver", lambda _: {})
+    monkeypatch.setattr(item, "wal_gaps", lambda *_: [])
+    assert item._type(context, Repository("local", "", True, tuple(sets))) == made
 
 
 @pytest.mark.parametrize(
