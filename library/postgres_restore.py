@@ -176,7 +176,7 @@ class Manager:
         self.record: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def plan(self) -> list[str]:
-        state, switched = self.params["state"], bool(self.record.get("switched"))
+        state, switched = self.params["state"], self._switched()
         if state == "discarded":
             return ["discard"] if postgres_generations.former_generations(self.volume) else []
         if state == "reverted":
@@ -185,6 +185,11 @@ class Manager:
         prepare = [] if self.record else ["prepare"]
         switch = [] if switched else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[state]
+
+    def _switched(self) -> bool:
+        # What the next start uses, not what was written down about it: a kill falls between the two.
+        generation = self.record.get("generation")
+        return bool(generation) and postgres_generations.current_generation(self.volume) == generation
 
     def check(self, steps: list[str]) -> None:
         """Refuses what could not be done; reads only."""
@@ -218,15 +223,12 @@ class Manager:
             # Decided before the first change, so that a killed switch goes on instead of beginning again.
             self._write({**self.record, **worker.plan_switch()})
         worker.switch(self.record["generation"])
-        self._write({**self.record, "switched": True})
 
     def _revert(self) -> None:
         previous = self.record.get("previous")
         if not previous:
             raise BackupError(f"{self.volume}: there was no data before; nothing to go back to")
         postgres_generations.write_current(self.volume, previous)
-        # Done already: nothing that fails below must keep anybody from going back.
-        self._write({**self.record, "switched": False})
         if self.params["archives"]:
             self._branch_off(previous)
 

@@ -92,6 +92,23 @@ def test_a_switch_that_was_killed_after_the_rename_goes_on(folder: Path) -> None
     assert postgres_generations.current_generation(volume) == "17/2"
 
 
+def test_a_switch_that_was_killed_before_it_was_recorded_is_known_by_what_is_in_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recovery, "branch_off", lambda _self, _generation: 3)
+    prepared(folder)
+    volume, record = folder / "volume", folder / "recovery/postgres-n8n.json"
+    record.write_text(json.dumps({"label": "x", "generation": "17/2", "previous": "17/1"}))
+    (volume / "17/.new.restore").rename(volume / "17/2")
+    postgres_generations.write_current(volume, "17/2")
+    assert manager(folder, "switched").plan() == []
+    back = manager(folder, "reverted")
+    assert back.plan() == ["revert"]
+    back.apply(back.plan())
+    assert postgres_generations.current_generation(volume) == "17/1"
+    assert manager(folder, "reverted").plan() == []
+
+
 def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
