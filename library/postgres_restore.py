@@ -136,7 +136,7 @@ from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine, Engi
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request, undo_branch
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
 
 
@@ -173,18 +173,24 @@ class Manager:
         self.directory = Directory(Path(params["directory"]))
         self.volume = Path(params["volume"])
         self.file = self.directory.path / f"postgres-{params['name']}.json"
+        self.warnings: list[str] = []
         self.record: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
 
     def plan(self) -> list[str]:
-        state, switched = self.params["state"], bool(self.record.get("switched"))
+        state, switched = self.params["state"], self._switched()
         if state == "discarded":
             return ["discard"] if postgres_generations.former_generations(self.volume) else []
         if state == "reverted":
             beside = postgres_generations.staged(self.volume, self.params["major"]).exists()
-            return ["revert"] * switched + ["abandon"] * beside
+            return ["revert"] * (switched or bool(self.record.get("reverting"))) + ["abandon"] * beside
         prepare = [] if self.record else ["prepare"]
         switch = [] if switched else ["switch"]
         return {"prepared": prepare, "switched": switch, "restored": prepare + switch}[state]
+
+    def _switched(self) -> bool:
+        # What the next start uses, not what was written down about it: a kill falls between the two.
+        generation = self.record.get("generation")
+        return bool(generation) and postgres_generations.current_generation(self.volume) == generation
 
     def check(self, steps: list[str]) -> None:
         """Refuses what could not be done; reads only."""
@@ -200,6 +206,9 @@ class Manager:
             self._recovery().choose()
 
     def apply(self, steps: list[str]) -> None:
+        if {*steps} & {"prepare", "revert", "abandon"}:
+            # The container of a killed run goes on, and would write what these steps change.
+            self._oneshots().remove_left_over()
         for step in steps:
             {
                 "prepare": self._prepare,
@@ -218,26 +227,28 @@ class Manager:
             # Decided before the first change, so that a killed switch goes on instead of beginning again.
             self._write({**self.record, **worker.plan_switch()})
         worker.switch(self.record["generation"])
-        self._write({**self.record, "switched": True})
 
     def _revert(self) -> None:
         previous = self.record.get("previous")
         if not previous:
             raise BackupError(f"{self.volume}: there was no data before; nothing to go back to")
+        self._write({**self.record, "reverting": True})
+        undo_branch(self.volume, previous)
         postgres_generations.write_current(self.volume, previous)
-        # Done already: nothing that fails below must keep anybody from going back.
-        self._write({**self.record, "switched": False})
         if self.params["archives"]:
             self._branch_off(previous)
+        self._write({name: value for name, value in self.record.items() if name != "reverting"})
 
     def _branch_off(self, previous: str) -> None:
         try:
             timeline = self._recovery().branch_off(previous)
-        except (BackupError, EngineError) as error:
-            raise BackupError(
+        except (BackupError, EngineError, HttpError, OSError, ValueError) as error:
+            # Going back must not depend on a repository: these data start as they are.
+            self.warnings.append(
                 f"{previous} is in use again, but on its former timeline ({error}): until the next full set, "
                 f"restore with timeline {int(self.record.get('timeline', 2)) - 1} instead of latest"
-            ) from None
+            )
+            return
         self._write({**self.record, "timeline_after_revert": timeline})
 
     def _abandon(self) -> None:
@@ -252,7 +263,10 @@ class Manager:
         self.record = record
 
     def _recovery(self) -> Recovery:
-        return Recovery(OneShots(self.engine, self.params["environment"], "restore"), self._request())
+        return Recovery(self._oneshots(), self._request())
+
+    def _oneshots(self) -> OneShots:
+        return OneShots(self.engine, self.params["environment"], "restore")
 
     def _request(self) -> Request:
         params, keys = self.params, self.directory.keys
@@ -310,6 +324,8 @@ def main() -> None:
             manager.apply(steps)
     except (BackupError, EngineError, HttpError, OSError) as error:
         module.fail_json(msg=f"postgres-{module.params['name']}: {error}")
+    for text in manager.warnings:
+        module.warn(f"postgres-{module.params['name']}: {text}")
     after = postgres_generations.current_generation(volume)
     diff = {"before": f"{before}\n", "after": f"{after}\n"}
     module.exit_json(changed=bool(steps), recovered=manager.record, diff=diff)

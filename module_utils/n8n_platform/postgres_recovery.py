@@ -18,7 +18,7 @@ from typing import Any
 from ansible.module_utils.n8n_platform import pgbackrest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
-from ansible.module_utils.n8n_platform.files import sync_directory
+from ansible.module_utils.n8n_platform.files import sync_directory, write_file
 from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest, Repository
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
@@ -32,6 +32,8 @@ _KEYS = "/run/pgbackrest"
 _SPOOL = "/tmp/spool"  # noqa: S108 (of the container)
 # Postgres takes a failed restore_command for the end of the archive; beyond 125 it stops instead. 1: no such segment.
 _GET = 'pgbackrest %s archive-get %%f "%%p"; code=$?; [ $code -le 1 ] || exit 255; exit $code'
+_SETTINGS = "postgresql.auto.conf"
+_SIGNAL = "recovery.signal"
 _SLACK = 1.1
 _WAL_ROOM = 1 << 30
 
@@ -145,18 +147,26 @@ class Recovery:
 
     def branch_off(self, generation: str) -> int:
         """Gives data that are used again a timeline of their own, and returns it: the archive has the restored data's
-        by now, which a later restore to the newest moment would follow. Only while no server runs on the volume."""
+        by now, which a later restore to the newest moment would follow. Only while no server runs on the volume.
+
+        Whatever it raises, the data are as they were: they start, on their former timeline. After a kill
+        `undo_branch` makes them so."""
         data = self._request.volume / generation
-        with (
-            self._client() as client,
-            (data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings,
-        ):
+        settings, kept = data / _SETTINGS, _kept_settings(data)
+        former = settings.read_bytes()
+        write_file(kept, former, UID, UID, 0o600)
+        try:
             get = self._get(f"{_ROOT}/{generation}").replace("'", "''")
-            settings.write(f"restore_command = '{get}'\nrecovery_target_timeline = 'current'\n")
-            settings.flush()
-            (data / "recovery.signal").touch()
-            os.chown(data / "recovery.signal", UID, UID)
-            return int(self._recover(client, generation)["timeline"])
+            lines = f"restore_command = '{get}'\nrecovery_target_timeline = 'current'\n"
+            write_file(settings, former + lines.encode(), UID, UID, 0o600)
+            write_file(data / _SIGNAL, "", UID, UID, 0o600)
+            with self._client() as client:
+                timeline = int(self._recover(client, generation)["timeline"])
+        except BaseException:
+            undo_branch(self._request.volume, generation)
+            raise
+        kept.unlink()
+        return timeline
 
     def _refuse(self, found: Repository) -> None:
         where = f"{self._request.stanza} in repository {found.name}"
@@ -285,6 +295,24 @@ class Recovery:
                 )
 
             yield PgBackRest(request.stanza, run, self._overrides())
+
+
+def undo_branch(volume: Path, generation: str) -> None:
+    """Of a `branch_off` that did not end: the data start again. Their server would look for the archive where only the
+    container of a recovery has it. Only while neither runs on the volume."""
+    data = volume / generation
+    kept = _kept_settings(data)
+    if not kept.exists():
+        return
+    (data / _SIGNAL).unlink(missing_ok=True)
+    sync_directory(data)
+    kept.replace(data / _SETTINGS)
+    sync_directory(data)
+
+
+def _kept_settings(data: Path) -> Path:
+    """Beside the data: a set holds all that lies in them."""
+    return data.with_name(f".{data.name}.{_SETTINGS}")
 
 
 def _private() -> str | None:

@@ -185,7 +185,10 @@ def place(directory: Directory, name: str, target: Path) -> None:
     fetched = directory.directories / name
     if fetched.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
+        if directory.done(f"kept-{name}") and former(target).exists():
+            # A killed run has kept what was there; what is there now is its, or a folder made since.
+            shutil.rmtree(target, ignore_errors=True)
+        elif target.exists():
             shutil.rmtree(former(target), ignore_errors=True)
             directory.mark(f"kept-{name}")
             target.rename(former(target))
@@ -224,11 +227,18 @@ def finish(directory: Directory, reports: Path, now: datetime) -> dict[str, Any]
 
 def _move(source: Path, target: Path) -> None:
     """Into place with one rename, from another file system too."""
-    if source.stat().st_dev == target.parent.stat().st_dev:
+    if _same_file_system(source, target.parent):
         source.rename(target)
         return
     copy_tree(source, target)
-    shutil.rmtree(source)
+    # Half removed it must not be taken for what was fetched.
+    moved = source.with_name(f".moved-{source.name}")
+    source.rename(moved)
+    shutil.rmtree(moved)
+
+
+def _same_file_system(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def copy_tree(source: Path, target: Path) -> None:

@@ -20,7 +20,7 @@ from ansible.module_utils.n8n_platform.backup_info import describe
 from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.backup_watch import watch
 from ansible.module_utils.n8n_platform.engine import Engine
-from ansible.module_utils.n8n_platform.postgres_recovery import Recovery
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, undo_branch
 
 from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
@@ -174,6 +174,39 @@ def test_the_newest_state_is_restored_and_the_former_one_kept_until_it_is_discar
     assert ITEM.completed(lab.context())
     assert postgres_generations.former_generations(lab.volume) == [] == ITEM.completed(lab.context())
     assert (current / "PG_VERSION").exists() and ids(lab) == [*expected, 999999]
+
+
+def test_going_back_does_not_depend_on_the_bucket_and_a_killed_way_back_is_undone(
+    lab: PostgresLab, proxy: FaultProxy
+) -> None:
+    lab.switch_wal()
+    expected, done = ids(lab), lab.restore(repository="s3")
+    previous = done["previous"]
+    lab.compose("stop")
+    postgres_generations.write_current(lab.volume, previous)
+    proxy.fault = Fault("status", 500)
+    with pytest.raises(BackupError):
+        lab.recovery(repository="s3").branch_off(previous)
+    lab.start()
+    assert ids(lab) == expected
+    lab.compose("stop")
+
+    proxy.fault = Fault("stall")
+    recovery = lab.recovery(repository="s3")
+    run = multiprocessing.get_context("fork").Process(target=recovery.branch_off, args=(previous,))
+    run.start()
+    wait_until((lab.volume / previous / "postmaster.pid").exists, "a recovery that waits", 60, every=0.05)
+    os.kill(run.pid or 0, signal.SIGKILL)
+    run.join()
+    assert recovery._oneshots.remove_left_over() and (lab.volume / previous / "recovery.signal").exists()
+    undo_branch(lab.volume, previous)
+    proxy.fault = None
+    lab.start()
+    assert ids(lab) == expected
+    lab.compose("stop")
+    assert lab.recovery(repository="s3").branch_off(previous) > done["timeline"]
+    lab.start()
+    assert ids(lab) == expected
 
 
 @pytest.mark.parametrize("file", ["data", "wal"])

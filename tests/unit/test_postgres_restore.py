@@ -6,7 +6,7 @@ from typing import Any
 
 import postgres_restore
 import pytest
-from ansible.module_utils.n8n_platform import postgres_generations
+from ansible.module_utils.n8n_platform import postgres_generations, postgres_recovery
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
 
@@ -19,6 +19,9 @@ class FakeEngine:
 
     def service(self, project: str, service: str) -> dict[str, Any] | None:
         return {"State": {"Running": self.running}}
+
+    def containers(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
+        return []
 
     def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
         return []
@@ -92,6 +95,23 @@ def test_a_switch_that_was_killed_after_the_rename_goes_on(folder: Path) -> None
     assert postgres_generations.current_generation(volume) == "17/2"
 
 
+def test_a_switch_that_was_killed_before_it_was_recorded_is_known_by_what_is_in_use(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recovery, "branch_off", lambda _self, _generation: 3)
+    prepared(folder)
+    volume, record = folder / "volume", folder / "recovery/postgres-n8n.json"
+    record.write_text(json.dumps({"label": "x", "generation": "17/2", "previous": "17/1"}))
+    (volume / "17/.new.restore").rename(volume / "17/2")
+    postgres_generations.write_current(volume, "17/2")
+    assert manager(folder, "switched").plan() == []
+    back = manager(folder, "reverted")
+    assert back.plan() == ["revert"]
+    back.apply(back.plan())
+    assert postgres_generations.current_generation(volume) == "17/1"
+    assert manager(folder, "reverted").plan() == []
+
+
 def test_going_back_uses_the_former_generation_and_discarding_leaves_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,9 +157,67 @@ def test_going_back_does_not_depend_on_the_repository(folder: Path, monkeypatch:
     monkeypatch.setattr(Recovery, "branch_off", fail)
     prepared(folder)
     manager(folder, "switched").apply(["switch"])
-    with pytest.raises(BackupError, match="17/1 is in use again.*no answer"):
-        manager(folder, "reverted").apply(["revert"])
+    back = manager(folder, "reverted")
+    back.apply(back.plan())
     assert postgres_generations.current_generation(folder / "volume") == "17/1"
+    (warning,) = back.warnings
+    assert "17/1 is in use again" in warning and "no answer" in warning
+    assert manager(folder, "reverted").plan() == []
+
+
+SETTINGS = "work_mem = '4MB'\n"
+
+
+def branching(folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> Any:
+    """The way back, whose recovery ends with `error`; what that recovery has found in the data."""
+    data = folder / "volume/17/1"
+    (data / "postgresql.auto.conf").write_text(SETTINGS)
+    prepared(folder)
+    (folder / "recovery/keys/pgbackrest_n8n").write_text("[global]\n")
+    manager(folder, "switched").apply(["switch"])
+    found: list[str] = []
+
+    def recover(_self: Recovery, _client: Any, _generation: str) -> dict[str, Any]:
+        assert (data / "recovery.signal").exists()
+        found.append((data / "postgresql.auto.conf").read_text())
+        raise error("no answer")
+
+    monkeypatch.setattr(Recovery, "_recover", recover)
+    monkeypatch.setattr(postgres_recovery, "_private", lambda: str(folder))
+    return found
+
+
+def test_data_that_cannot_be_branched_off_start_as_they_were(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = branching(folder, monkeypatch, BackupError)
+    back = manager(folder, "reverted")
+    back.apply(back.plan())
+    assert "restore_command" in found[0] and back.warnings
+    data = folder / "volume/17/1"
+    assert (data / "postgresql.auto.conf").read_text() == SETTINGS
+    assert not (data / "recovery.signal").exists()
+    assert sorted(path.name for path in (folder / "volume/17").iterdir()) == ["1", "2"]
+
+
+def test_what_a_killed_way_back_has_left_in_the_data_goes_first(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = branching(folder, monkeypatch, KeyboardInterrupt)
+    data = folder / "volume/17/1"
+    with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+        killed.setattr(postgres_recovery, "undo_branch", lambda *_: None)
+        manager(folder, "reverted").apply(["revert"])
+    assert (data / "recovery.signal").exists()
+    again = manager(folder, "reverted")
+    assert again.plan() == ["revert"]
+    with pytest.raises(BackupError, match="stop it first"):
+        manager(folder, "reverted", running=True).check(["revert"])
+    again.params["archives"] = False
+    again.apply(again.plan())
+    assert (data / "postgresql.auto.conf").read_text() == SETTINGS != found[0]
+    assert not (data / "recovery.signal").exists()
+    assert manager(folder, "reverted").plan() == []
 
 
 def test_a_running_server_is_refused_for_a_switch_and_not_for_preparing(folder: Path) -> None:

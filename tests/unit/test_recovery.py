@@ -222,6 +222,49 @@ def test_what_was_there_can_be_put_back_from_every_step(
     assert os.listdir(target) == ["old"] and not recovery_fetch.former(target).exists()
 
 
+class Killed(BaseException):
+    """What no handler takes for an error."""
+
+
+@pytest.mark.parametrize("killed_in", ["rename", "copytree", "rmtree"])
+@pytest.mark.parametrize("made_again", [True, False])
+def test_a_placement_that_was_killed_and_repeated_keeps_the_original(
+    tmp_path: Path,
+    directory: recovery_fetch.Directory,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_in: str,
+    made_again: bool,
+) -> None:
+    """Onto another file system; the folder of a volume is made anew before the command is repeated."""
+    target = tmp_path / "volumes/n8n-home"
+    target.mkdir(parents=True)
+    (target / "old").write_text("old")
+    fetch(directory, FakeRestic())
+    monkeypatch.setattr(recovery_fetch, "_same_file_system", lambda *_: False)
+
+    def kill(path: Any, *_: Any, **_more: Any) -> None:
+        if killed_in == "rmtree":
+            (Path(path) / "deep/file").unlink()
+        raise Killed
+
+    with monkeypatch.context() as step, pytest.raises(Killed):
+        if killed_in == "rename":
+            step.setattr(recovery_fetch, "_move", kill)
+        elif killed_in == "copytree":
+            step.setattr("shutil.copytree", kill)
+        else:
+            # Of the former one's remains there are none: the first is of what was copied.
+            step.setattr("shutil.rmtree", lambda path, **_: kill(path) if Path(path).exists() else None)
+        recovery_fetch.place(directory, "n8n-home", target)
+    if made_again:
+        target.mkdir(exist_ok=True)
+    recovery_fetch.place(directory, "n8n-home", target)
+    assert (target / "deep/file").read_text() == "content"
+    assert os.listdir(recovery_fetch.former(target)) == ["old"]
+    recovery_fetch.put_back(directory, "n8n-home", target)
+    assert os.listdir(target) == ["old"]
+
+
 def test_what_a_restore_has_replaced_goes_with_the_next_good_set(tmp_path: Path) -> None:
     target = tmp_path / "n8n-home"
     item = BackupDirectory({"name": "n8n-home", "path": str(target)})
