@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import subprocess
+import time
 from typing import Any
 
 import pytest
 
 from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
+from tests.support.metrics import metrics
 from tests.support.off_site import OffSite
 
 
@@ -126,9 +128,15 @@ def test_no_secret_is_written_in_clear(core: Deployment, made: dict[str, Any]) -
 
 
 def test_metrics_say_that_it_worked(core: Deployment, made: dict[str, Any]) -> None:
-    metrics = (core.data_root / "state/metrics/backup.prom").read_text()
-    assert f'last_run_exit_code{{environment="{core.name}"}} 0' in metrics
-    assert f'last_success_timestamp_seconds{{environment="{core.name}",repository="local"}}' in metrics
+    found = metrics(core)
+    assert found["last_run_exit_code"] == 0
+    for repository in ("local", "s3"):
+        of = f"{{{repository}}}"
+        assert 0 <= time.time() - found[f"last_success_timestamp_seconds{of}"] < 3600
+        assert found[f"last_size_bytes{of}"] > 1_000_000 and found[f"sets{of}"] >= 1
+    assert found["last_duration_seconds"] > 0 and found["free_bytes"] > found["required_bytes"] > 0
+    assert found["item_size_bytes{postgres-n8n}"] > 0
+    assert found["archive_gaps{postgres-n8n}"] == 0
 
 
 def test_verify_still_changes_nothing(core: Deployment, made: dict[str, Any]) -> None:

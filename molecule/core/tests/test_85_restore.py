@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,11 +22,11 @@ from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
 from tests.support.deployment import ROOT, Deployment
 from tests.support.docs import doc_block
+from tests.support.metrics import metrics
 from tests.support.n8n_rest import Editor
 from tests.support.off_site import ADDRESS, PORT, OffSite
-from tests.support.restoring import INVENTORY, Polled, executions, for_core, killed, refused, succeeds
+from tests.support.restoring import INVENTORY, Polled, executions, for_core, killed, now, refused, succeeds
 
-nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
 CRON = ROOT / "roles/schedule/tasks/cron.yml"
 
 
@@ -66,10 +67,12 @@ def archived(folder: Path, off_site: OffSite, core: Deployment) -> set[str]:
 class Copy(Polled):
     """What the copy is like while it lives; while it comes and goes a look may fail."""
 
-    def __init__(self, scratch: Deployment, targets: dict[str, tuple[str, int]]) -> None:
+    def __init__(self, scratch: Deployment, targets: dict[str, tuple[str, int]], since: str) -> None:
         super().__init__(1)
         self.scratch = scratch
         self.targets = targets
+        self.since = since
+        self.executed: set[str] = set()
         self.networks: set[str] = set()
         self.open_networks: set[str] = set()
         self.settings: dict[str, str] = {}
@@ -92,6 +95,12 @@ class Copy(Polled):
         if "n8n-main" in containers:
             self.published |= {
                 row[0] for row in self.scratch.sql("SELECT name FROM workflow_entity WHERE active")
+            }
+            self.executed |= {
+                row[0]
+                for row in self.scratch.sql(
+                    f"SELECT id FROM execution_entity WHERE status = 'success' AND \"startedAt\" > '{self.since}'"
+                )
             }
         for service in {"n8n-main", "n8n-worker-1", "n8n-webhook-1"} & set(containers) - set(self.reached):
             self.settings |= dict(
@@ -172,7 +181,7 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
 ) -> None:
     assert core.smoke()[0] == 200
     before, log, runs = sets(backup), archived(backup, off_site, core), core.fingerprint()
-    with Copy(scratch, outside) as copy:
+    with Copy(scratch, outside, now(core)) as copy:
         output = succeeds(by_cron(calendar_drill(core)) + " -e restore_from=s3")
     assert core.fingerprint() == runs
     assert sets(backup) == before, "a drill writes nothing into the repositories"
@@ -182,10 +191,12 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     strange = {name for name in written if f"/{timeline.upper()}" not in name or "/archive/" not in name}
     assert not strange, "only the source's own log is new in the archives"
     assert "sings" not in output
-    drill = drilled(core)
-    assert drill["ok"] is True and drill["seconds"] > 0 and drill["loss_seconds"] >= 0
-    metrics = (core.data_root / "state/metrics/backup.prom").read_text()
-    assert f'last_drill_ok{{environment="{core.name}"}} 1\n' in metrics
+    drill, found = drilled(core), metrics(core)
+    assert drill["ok"] is True and found["last_drill_ok"] == 1
+    assert found["last_drill_duration_seconds"] == drill["seconds"] > 0
+    assert found["last_drill_loss_seconds"] == drill["loss_seconds"] >= 0
+    assert 0 <= time.time() - found["last_drill_timestamp_seconds"] < 600
+    assert copy.executed, f"n8n of the copy executes the smoke workflow: {copy.failures}"
     assert copy.networks and copy.open_networks == set(), "no n8n process of the copy has a way out"
     everybody = {"n8n-main": set(), "n8n-worker-1": set(), "n8n-webhook-1": set()}
     assert copy.reached == everybody, copy.failures
@@ -275,7 +286,7 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
     assert not (core.data_root / "state/restore.json").exists()
 
 
-@nightly
+@pytest.mark.full
 def test_a_copy_from_the_bucket_goes_on_where_it_was_killed(
     core: Deployment, scratch: Deployment, backup: Path, outside: dict[str, tuple[str, int]]
 ) -> None:

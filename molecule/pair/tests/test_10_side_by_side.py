@@ -181,6 +181,7 @@ def test_one_backs_up_into_a_store_of_its_own_which_is_no_second_place(staging: 
     program = staging.data_root / "state/platform-backup"
     info = subprocess.run([program, "info"], capture_output=True, text=True, check=True).stdout
     assert "off-site: none" in info
+    assert "off-site: none" in staging.run("verify").report
 
 
 def test_one_destroyed_the_other_untouched(
