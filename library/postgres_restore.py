@@ -75,7 +75,10 @@ options:
     type: str
     default: ""
   timeline:
-    description: Which timeline is followed, as Postgres takes it. V(latest) follows the last restore in place.
+    description:
+      - Which timeline is followed, as Postgres takes it. V(latest) follows the last restore in place; a moment that
+        only the history before it has is refused then, and only sets are taken that it can be reached from.
+      - Another one than that of the restore begun in O(directory) is refused.
     type: str
     default: latest
   archives:
@@ -136,7 +139,8 @@ from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine, Engi
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request, undo_branch
+from ansible.module_utils.n8n_platform.postgres_choice import Request
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, undo_branch
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
 
 
@@ -202,6 +206,15 @@ class Manager:
             )
         if "switch" in steps and "prepare" not in steps and not self.record:
             raise BackupError(f"{service}: nothing is prepared in {self.file}")
+        followed = self.record.get("followed", self.params["timeline"])
+        if (
+            self.params["state"] in ("restored", "prepared", "switched")
+            and followed != self.params["timeline"]
+        ):
+            raise BackupError(
+                f"restore_timeline: {self.file} holds a restore along {followed} that was begun; continue it, or "
+                "take it away first (restore_target=remove, in place restore_target=back)"
+            )
         if "prepare" in steps and self.directory.keys.is_dir():
             self._recovery().choose()
 
@@ -219,7 +232,7 @@ class Manager:
             }[step]()
 
     def _prepare(self) -> None:
-        self._write(asdict(self._recovery().prepare()))
+        self._write({**asdict(self._recovery().prepare()), "followed": self.params["timeline"]})
 
     def _switch(self) -> None:
         worker = self._recovery()
@@ -244,9 +257,10 @@ class Manager:
             timeline = self._recovery().branch_off(previous)
         except (BackupError, EngineError, HttpError, OSError, ValueError) as error:
             # Going back must not depend on a repository: these data start as they are.
+            number = postgres_generations.timeline(self.volume / previous) or "<its number>"
             self.warnings.append(
-                f"{previous} is in use again, but on its former timeline ({error}): until the next full set, "
-                f"restore with timeline {int(self.record.get('timeline', 2)) - 1} instead of latest"
+                f"{previous} is in use again, but on its former timeline ({error}): until another restore in place, "
+                f"restore with restore_timeline={number}"
             )
             return
         self._write({**self.record, "timeline_after_revert": timeline})

@@ -51,6 +51,7 @@ class Backup:
     damaged: bool
     references: tuple[str, ...]
     annotations: dict[str, str]
+    lsn_stop: str = ""
 
     @property
     def full_label(self) -> str:
@@ -120,6 +121,19 @@ class PgBackRest:
         entries = self.listing(name, f"archive/{self.stanza}/{archive_id}")
         names = {path.rpartition("/")[2][:24] for path, entry in entries.items() if entry["type"] == "file"}
         return sorted(found for found in names if _SEGMENT.match(found))
+
+    def histories(self, name: str, archive_id: str) -> dict[int, float]:
+        """Timelines that began with a recovery, and when each was archived, Unix seconds."""
+        argv = ["pgbackrest", *self.options, f"--repo={KEYS[name]}", "--output=json", "--filter=\\.history$"]
+        argv += ["repo-ls", f"archive/{self.stanza}/{archive_id}"]
+        found = json.loads(self._checked(self.run(argv, 300.0), "repo-ls", 300.0) or "{}")
+        return {int(path[:8], 16): float(entry["time"]) for path, entry in found.items()}
+
+    def history(self, name: str, archive_id: str, timeline: int) -> str:
+        """What Postgres has written of the timeline's origin."""
+        path = f"archive/{self.stanza}/{archive_id}/{timeline:08X}.history"
+        argv = ["pgbackrest", *self.options, f"--repo={KEYS[name]}", "repo-get", path]
+        return self._checked(self.run(argv, 300.0), "repo-get", 300.0)
 
     def _checked(self, result: Result, command: str, seconds: float) -> str:
         if result.code == 0:
@@ -202,4 +216,5 @@ def _backup(entry: dict[str, Any]) -> Backup:
         damaged=bool(entry.get("error")),
         references=tuple(entry.get("reference") or ()),
         annotations=entry.get("annotation") or {},
+        lsn_stop=(entry.get("lsn") or {}).get("stop") or "",
     )

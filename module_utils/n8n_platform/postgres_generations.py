@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.files import write_file
 
 UID = 2001
+# In ControlFileData: ThisTimeLineID of checkPointCopy.
+_TIMELINE_AT = 48
 
 
 def write_current(volume: Path, generation: str) -> None:
@@ -23,6 +26,14 @@ def current_generation(volume: Path) -> str:
         return (volume / "current").read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
+
+
+def timeline(data: Path) -> int:
+    """Of the last checkpoint; 0 when it cannot be read."""
+    try:
+        return int(struct.unpack_from("=I", (data / "global/pg_control").read_bytes(), _TIMELINE_AT)[0])
+    except (OSError, struct.error):
+        return 0
 
 
 def staged(volume: Path, major: str) -> Path:

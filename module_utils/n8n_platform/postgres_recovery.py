@@ -15,11 +15,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform import pgbackrest
+from ansible.module_utils.n8n_platform import pgbackrest, postgres_choice
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
 from ansible.module_utils.n8n_platform.files import sync_directory, write_file
-from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest, Repository
+from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest
+from ansible.module_utils.n8n_platform.postgres_choice import Request
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
@@ -36,36 +37,6 @@ _SETTINGS = "postgresql.auto.conf"
 _SIGNAL = "recovery.signal"
 _SLACK = 1.1
 _WAL_ROOM = 1 << 30
-
-
-@dataclass(frozen=True)
-class Request:
-    """`volume`, `configuration` (pgBackRest's, with the keys), `repository_path` (of the local repository), `ca_file`
-    are paths on the host; `s3_path` is the repository's folder in the bucket, where it is not the configured one.
-
-    time: aware, None for the newest moment there is; label: a certain set, empty for the one that fits; at_set: no
-    further than to the end of the set `label`, without `time`; timeline: as Postgres takes it (`latest`, `current`, a
-    number). `archives`: the recovered server will archive into this repository. `seconds` limits each of restore and
-    recovery.
-    """
-
-    stanza: str
-    major: str
-    repository: str
-    volume: Path
-    configuration: Path
-    repository_path: Path
-    image: str
-    s3_path: str = ""
-    ca_file: Path | None = None
-    network: str = "none"
-    time: datetime | None = None
-    label: str = ""
-    at_set: bool = False
-    timeline: str = "latest"
-    archives: bool = True
-    processes: int = 2
-    seconds: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -92,11 +63,9 @@ class Recovery:
         self._staged = str(staged(request.volume, request.major).relative_to(request.volume))
 
     def choose(self) -> tuple[Backup, str]:
-        """Reads the repository and refuses what cannot be restored; writes nothing. The set, and the newest WAL."""
+        """The set, and the newest WAL, or a refusal; writes nothing."""
         with self._client() as client:
-            found = client.repositories([self._request.repository])[self._request.repository]
-        self._refuse(found)
-        return self._backup(found), found.wal_max
+            return postgres_choice.choose(client, self._request)
 
     def prepare(self) -> Recovered:
         """Restores beside the data in use and recovers there; the old server may run meanwhile."""
@@ -167,41 +136,6 @@ class Recovery:
             raise
         kept.unlink()
         return timeline
-
-    def _refuse(self, found: Repository) -> None:
-        where = f"{self._request.stanza} in repository {found.name}"
-        if found.problem:
-            # Of an encrypted file whose passphrase is another one nothing can be read.
-            wrong = any(word in found.problem for word in pgbackrest.WRONG_KEY)
-            hint = " (is backup_pgbackrest_cipher the one it was written with?)" if wrong else ""
-            raise BackupError(f"{where}: {found.problem}{hint}", Exit.WRONG_KEY if wrong else Exit.FAILED)
-        if not found.backups:
-            raise BackupError(f"{where}: holds no set")
-        if found.version.split(".")[0] != self._request.major:
-            raise BackupError(
-                f"{where}: is of major version {found.version}, this platform's is {self._request.major}"
-            )
-
-    def _backup(self, found: Repository) -> Backup:
-        request = self._request
-        if request.label:
-            named = [backup for backup in found.backups if backup.label == request.label]
-            if not named:
-                held = ", ".join(backup.label for backup in found.backups)
-                raise BackupError(
-                    f"{request.stanza}: repository {found.name} holds no set {request.label}; it holds {held}"
-                )
-            return named[0]
-        if request.time is None:
-            return found.backups[-1]
-        earlier = [backup for backup in found.backups if backup.stop <= request.time.timestamp()]
-        if not earlier:
-            oldest = datetime.fromtimestamp(found.backups[0].stop, timezone.utc).isoformat()
-            raise BackupError(
-                f"{request.stanza}: {request.time.isoformat()} is before the end of the oldest set in repository "
-                f"{found.name}, {oldest}"
-            )
-        return earlier[-1]
 
     def _check_room(self, backup: Backup) -> None:
         needed = int(backup.database_bytes * _SLACK) + _WAL_ROOM

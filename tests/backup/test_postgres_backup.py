@@ -176,6 +176,38 @@ def test_the_newest_state_is_restored_and_the_former_one_kept_until_it_is_discar
     assert (current / "PG_VERSION").exists() and ids(lab) == [*expected, 999999]
 
 
+def test_what_a_restore_has_left_is_reached_by_its_timeline_only(lab: PostgresLab) -> None:
+    left = lab.sql("SELECT timeline_id FROM pg_control_checkpoint()")
+    lab.sql("TRUNCATE rows; INSERT INTO rows (id) VALUES (1)")
+    lab.back_up("incr")
+    first = moment(lab)
+    lab.sql("INSERT INTO rows (id) VALUES (2)")
+    between = moment(lab)
+    lab.sql("INSERT INTO rows (id) VALUES (3)")
+    abandoned = lab.back_up("incr")["local"]["label"]
+    lab.switch_wal()
+    lab.restore(time=first)
+    assert ids(lab) == [1]
+    lab.sql("INSERT INTO rows (id) VALUES (4)")
+    lab.switch_wal()
+    for repository in ("local", "s3"):
+        with pytest.raises(BackupError, match=f"restore_timeline={left},"):
+            lab.recovery(time=between, repository=repository).prepare()
+    # The newest set is one of the other history.
+    assert labels(lab)["local"][-1] == abandoned != lab.restore()["label"]
+    assert ids(lab) == [1, 4]
+    with pytest.raises(BackupError, match=f"restore_timeline={left},"):
+        lab.recovery(time=between).choose()
+    assert postgres_generations.timeline(lab.volume / lab.volume.joinpath("current").read_text().strip()) > 2
+    lab.restore(time=between, timeline=left)
+    assert ids(lab) == [1, 2]
+    lab.switch_wal()
+    lab.restore(timeline=left)
+    assert ids(lab) == [1, 2, 3]
+    lab.switch_wal()
+    lab.back_up("full")
+
+
 def test_going_back_does_not_depend_on_the_bucket_and_a_killed_way_back_is_undone(
     lab: PostgresLab, proxy: FaultProxy
 ) -> None:
@@ -189,6 +221,12 @@ def test_going_back_does_not_depend_on_the_bucket_and_a_killed_way_back_is_undon
         lab.recovery(repository="s3").branch_off(previous)
     lab.start()
     assert ids(lab) == expected
+    proxy.fault = None
+    # The archive's newest timeline is that of the restored data, which nobody uses.
+    used, made = postgres_generations.timeline(lab.volume / previous), lab.back_up("incr")
+    with pytest.raises(BackupError, match=f"restore_timeline={used},"):
+        lab.recovery().choose()
+    assert lab.recovery(timeline=str(used)).choose()[0].label == made["local"]["label"]
     lab.compose("stop")
 
     proxy.fault = Fault("stall")
@@ -207,6 +245,8 @@ def test_going_back_does_not_depend_on_the_bucket_and_a_killed_way_back_is_undon
     assert lab.recovery(repository="s3").branch_off(previous) > done["timeline"]
     lab.start()
     assert ids(lab) == expected
+    lab.switch_wal()
+    assert lab.recovery().choose()[0].label == made["local"]["label"]
 
 
 @pytest.mark.parametrize("file", ["data", "wal"])

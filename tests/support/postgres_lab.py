@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform import backup, postgres_recovery, secrets
+from ansible.module_utils.n8n_platform import backup, postgres_choice, postgres_recovery, secrets
 from ansible.module_utils.n8n_platform.backup import Context, Definition
 from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.engine import Engine
@@ -214,7 +214,7 @@ class PostgresLab:
         context = self.context(type_, **values)
         return {found["repository"]: found for found in ITEM.run(context, self.backups)}
 
-    def request(self, **values: Any) -> postgres_recovery.Request:
+    def request(self, **values: Any) -> postgres_choice.Request:
         defaults = {
             "stanza": STANZA,
             "major": "17",
@@ -227,7 +227,7 @@ class PostgresLab:
             "ca_file": self.s3.ca_file if self.s3 else None,
             "seconds": 300.0,
         }
-        return postgres_recovery.Request(**{**defaults, **values})
+        return postgres_choice.Request(**{**defaults, **values})
 
     def recovery(self, **values: Any) -> postgres_recovery.Recovery:
         return postgres_recovery.Recovery(OneShots(Engine(), self.name, "restore"), self.request(**values))

@@ -1,6 +1,7 @@
 """Which steps a restore of Postgres still has to do, and that each can be repeated."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import postgres_restore
 import pytest
 from ansible.module_utils.n8n_platform import postgres_generations, postgres_recovery
 from ansible.module_utils.n8n_platform.backup import BackupError
-from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, Request
+from ansible.module_utils.n8n_platform.postgres_choice import Request
+from ansible.module_utils.n8n_platform.postgres_recovery import Recovery
 
 
 class FakeEngine:
@@ -157,11 +159,14 @@ def test_going_back_does_not_depend_on_the_repository(folder: Path, monkeypatch:
     monkeypatch.setattr(Recovery, "branch_off", fail)
     prepared(folder)
     manager(folder, "switched").apply(["switch"])
+    control = folder / "volume/17/1/global/pg_control"
+    control.parent.mkdir()
+    control.write_bytes(bytes(48) + (5).to_bytes(4, sys.byteorder) + bytes(40))
     back = manager(folder, "reverted")
     back.apply(back.plan())
     assert postgres_generations.current_generation(folder / "volume") == "17/1"
     (warning,) = back.warnings
-    assert "17/1 is in use again" in warning and "no answer" in warning
+    assert "17/1 is in use again" in warning and "no answer" in warning and "restore_timeline=5" in warning
     assert manager(folder, "reverted").plan() == []
 
 
@@ -238,6 +243,15 @@ def test_the_first_data_of_an_empty_volume_are_generation_one(tmp_path: Path) ->
     values: dict[str, Any] = dict.fromkeys(("configuration", "repository_path"), tmp_path)
     request = Request("n8n", "17", "local", tmp_path, image="x", **values)
     assert Recovery(None, request).plan_switch() == {"generation": "17/1", "previous": ""}  # type: ignore[arg-type]
+
+
+def test_a_restore_along_another_timeline_than_the_one_begun_is_refused(folder: Path) -> None:
+    prepared(folder)
+    record = folder / "recovery/postgres-n8n.json"
+    record.write_text(json.dumps({"label": "x", "followed": "3"}))
+    with pytest.raises(BackupError, match="restore_timeline: .* along 3 that was begun"):
+        manager(folder, "switched").check(["switch"])
+    manager(folder, "reverted").check(["abandon"])
 
 
 def test_without_a_definition_the_file_is_named(folder: Path) -> None:
