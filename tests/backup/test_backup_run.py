@@ -20,6 +20,7 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_manifest import local_sets
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONESHOT_LABEL, Mount
+from ansible.module_utils.n8n_platform.recovery import RecoveryError, Wanted, choose
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory, fetch
 from ansible.module_utils.n8n_platform.restic import Restic
 
@@ -271,10 +272,16 @@ def test_one_flipped_byte_is_found_and_never_restored(lab: BackupLab, tmp_path: 
         for name in (damaged, bundle.name, pack.name[:8]):
             assert name in done.stdout, done.stdout
         assert verified(lab) == "0"
+        found = local_sets(lab.backups / "runs")
+        with pytest.raises(RecoveryError, match=f"{damaged} is no backup") as refused:
+            choose(found, Wanted(lab.name, run=damaged))
+        assert refused.value.code == Exit.DAMAGED
+        manifest, passed = choose(found, Wanted(lab.name))
+        assert manifest == whole and [text.split(":")[0] for text in passed] == [damaged]
         context = lab.service().context("full")
         recovery = Directory(tmp_path / "recovery")
         with pytest.raises(BackupError, match="restic restore"):
-            fetch(recovery, Restic(context.definition, context.oneshots, read_only=True), whole, 120)
+            fetch(recovery, Restic(context.definition, context.oneshots, read_only=True), manifest, 120)
         assert not recovery.staging.exists() and not recovery.done("fetched")
     assert lab.command("verify", "--full").returncode == 0
     assert verified(lab) == "1"
