@@ -20,6 +20,7 @@ from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_manifest import local_sets
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONESHOT_LABEL, Mount
+from ansible.module_utils.n8n_platform.recovery import RecoveryError, Wanted, choose
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory, fetch
 from ansible.module_utils.n8n_platform.restic import Restic
 
@@ -257,17 +258,26 @@ def test_a_disk_that_fills_up_meanwhile_loses_no_older_set(lab: BackupLab) -> No
 
 
 def test_one_flipped_byte_is_found_and_never_restored(lab: BackupLab, tmp_path: Path) -> None:
+    # What is new in the repository after a run is of its snapshot, whatever other runs have left there.
+    before = packs(lab)
+    (lab.home / "nodes/fresh.bin").write_bytes(os.urandom(1 << 20))
     # The bundle is one of a set whose manifest is whole: only such a manifest says what it has to be.
-    manifest = json.loads((lab.backups / "runs" / made(lab) / "manifest.json").read_text())
-    bundles = [Path(item["path"]) for item in manifest["items"] if item["kind"] == "keys"]
-    packs = sorted(lab.backups.glob("restic/data/*/*"), key=lambda file: file.stat().st_size)
-    flipped = [lab.backups / "runs" / sets(lab)[0] / "manifest.json", bundles[0], packs[-1]]
-    with flipped_bytes(flipped):
+    whole = json.loads((lab.backups / "runs" / made(lab) / "manifest.json").read_text())
+    bundle = next(Path(item["path"]) for item in whole["items"] if item["kind"] == "keys")
+    pack = max(packs(lab) - before, key=lambda file: file.stat().st_size)
+    damaged = made(lab)
+    with flipped_bytes([lab.backups / "runs" / damaged / "manifest.json", bundle, pack]):
         done = lab.command("verify", "--full")
         assert done.returncode == Exit.DAMAGED, done.stdout
-        for name in (flipped[0].parent.name, bundles[0].name, packs[-1].name[:8]):
+        for name in (damaged, bundle.name, pack.name[:8]):
             assert name in done.stdout, done.stdout
         assert verified(lab) == "0"
+        found = local_sets(lab.backups / "runs")
+        with pytest.raises(RecoveryError, match=f"{damaged} is no backup") as refused:
+            choose(found, Wanted(lab.name, run=damaged))
+        assert refused.value.code == Exit.DAMAGED
+        manifest, passed = choose(found, Wanted(lab.name))
+        assert manifest == whole and [text.split(":")[0] for text in passed] == [damaged]
         context = lab.service().context("full")
         recovery = Directory(tmp_path / "recovery")
         with pytest.raises(BackupError, match="restic restore"):
@@ -275,6 +285,10 @@ def test_one_flipped_byte_is_found_and_never_restored(lab: BackupLab, tmp_path: 
         assert not recovery.staging.exists() and not recovery.done("fetched")
     assert lab.command("verify", "--full").returncode == 0
     assert verified(lab) == "1"
+
+
+def packs(lab: BackupLab) -> set[Path]:
+    return {*lab.backups.glob("restic/data/*/*")}
 
 
 def verified(lab: BackupLab) -> str:
@@ -291,10 +305,12 @@ def flipped_bytes(paths: Iterable[Path]) -> Iterator[None]:
     for path, (content, _) in intact.items():
         path.chmod(0o600)
         path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
-    yield
-    for path, (content, mode) in intact.items():
-        path.write_bytes(content)
-        path.chmod(mode)
+    try:
+        yield
+    finally:
+        for path, (content, mode) in intact.items():
+            path.write_bytes(content)
+            path.chmod(mode)
 
 
 def test_the_log_is_one_object_a_line_and_names_the_runs_that_failed(lab: BackupLab) -> None:

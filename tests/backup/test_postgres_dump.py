@@ -45,6 +45,19 @@ def worker(lab: PostgresLab) -> DumpRestore:
     return DumpRestore(Target(Inside(lab.container), lab.volume, "n8n", "n8n_owner"))
 
 
+def held_session(lab: PostgresLab, database: str) -> subprocess.Popen[bytes]:
+    """psql that sleeps in the database, which the server has seen."""
+    argv = ["docker", "exec", lab.container, "psql", "-U", "postgres", "-d", database]
+    session = subprocess.Popen(
+        [*argv, "-c", "SELECT pg_sleep(60)"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    there = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND query LIKE '%pg_sleep(60)'"
+    )
+    wait_until(lambda: lab.sql(there, "postgres") == "1", f"a session of {database}", 20)
+    return session
+
+
 def databases(lab: PostgresLab) -> list[str]:
     return lab.sql("SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1", "postgres").split()
 
@@ -88,20 +101,19 @@ def test_a_restore_puts_it_in_the_database_s_place_and_keeps_the_former_one(
     restore = worker(lab)
     assert restore.prepare(dump["path"], dump["sha256"])["tables"] == 1
     assert lab.sql("SELECT count(*) FROM rows") == "10", "the database in use was touched"
-    session = subprocess.Popen(
-        ["docker", "exec", lab.container, "psql", "-U", "postgres", "-d", "n8n", "-c", "SELECT pg_sleep(60)"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    session = held_session(lab, "n8n")
     assert restore.switch() == "n8n_before_restore"
     assert session.wait(30) != 0
     assert lab.sql(HASH) == dump["hash"]
     assert lab.sql("SELECT count(*) FROM rows", "n8n_before_restore") == "10"
     owner = "SELECT pg_get_userbyid(datdba) || ' ' || has_database_privilege('public', oid, 'CONNECT') FROM pg_database"
     assert lab.sql(f"{owner} WHERE datname = 'n8n'") == "n8n_owner false"
+    # It goes even while somebody looks into it.
+    session = held_session(lab, "n8n_before_restore")
     assert KIND.completed(lab.context()) == [
         "removed database n8n_before_restore, which a restore has replaced"
     ]
+    assert session.wait(30) != 0
     assert KIND.completed(lab.context()) == []
     assert databases(lab) == ["n8n", "postgres"]
     assert not (lab.volume / ".restore").exists()
