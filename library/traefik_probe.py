@@ -47,9 +47,9 @@ options:
     type: int
     default: 14
   timeout:
-    description: Seconds per request.
+    description: Seconds per request; to the first one for its public API n8n answers only after it has built it.
     type: int
-    default: 10
+    default: 30
 attributes:
   check_mode:
     support: full
@@ -109,7 +109,7 @@ def build_spec() -> dict[str, Any]:
         "realm": {"type": "str", "required": True},
         "maintenance": {"type": "bool", "default": False},
         "min_days": {"type": "int", "default": 14},
-        "timeout": {"type": "int", "default": 10},
+        "timeout": {"type": "int", "default": 30},
     }
 
 
