@@ -21,6 +21,7 @@ from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.backup_watch import watch
 from ansible.module_utils.n8n_platform.engine import Engine
 from ansible.module_utils.n8n_platform.postgres_recovery import Recovery, undo_branch
+from botocore.exceptions import ClientError
 
 from tests.support.deployment import wait_until
 from tests.support.depth import smoke_and_full
@@ -490,6 +491,44 @@ def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_s
     [gap] = describe(service.definition, datetime.now(UTC))["window"]["s3"]["gaps"]
     closed = datetime.fromtimestamp(made["s3"]["details"]["finished"], UTC).isoformat()
     assert (gap["from"], gap["to"]) == (ends, closed)
+
+
+@pytest.mark.full
+def test_offsite_the_pruning_identity_takes_away_what_the_server_s_own_may_not(
+    lab: PostgresLab, proxy: Any
+) -> None:
+    store, client = proxy.store, proxy.store.client()
+    where = {"Bucket": store.bucket, "Prefix": f"{lab.name}/pgbackrest/"}
+
+    def keys() -> set[str]:
+        pages = client.get_paginator("list_objects_v2").paginate(**where)
+        return {found["Key"] for page in pages for found in page["Contents"]}
+
+    lab.back_up("full")
+    lab.switch_wal()
+    before, there = labels(lab), keys()
+    *older, newest = before["s3"]
+    later = lab.context(
+        now=datetime.now(UTC) + timedelta(days=40),
+        retention={"local_days": 365, "offsite_days": 30, "minimum_sets": 1},
+    )
+    assert ITEM.prune(later)[:-1] == [f"s3: set {label}" for label in older] != []
+    assert labels(lab) == {"local": before["local"], "s3": [newest]}
+    gone = there - keys()
+    pages = client.get_paginator("list_object_versions").paginate(**where)
+    found = [entry for page in pages for entry in (*page.get("DeleteMarkers", []), *page.get("Versions", []))]
+    markers = {entry["Key"] for entry in found if entry["IsLatest"] and "Size" not in entry}
+    versions = {entry["Key"]: entry["VersionId"] for entry in found if "Size" in entry}
+    assert gone <= markers and gone <= {*versions}, "what is pruned can be had again for a while"
+
+    segment = min(key for key in gone if "/archive/" in key)
+    file = min(key for key in gone if f"/{older[0]}/" in key)
+    # Below backup/ it may put a marker, too, but never take a version away.
+    for request in ({"Key": segment}, *({"Key": key, "VersionId": versions[key]} for key in (segment, file))):
+        with pytest.raises(ClientError) as refused:
+            store.client("default").delete_object(Bucket=store.bucket, **request)
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+    assert ITEM.verify(lab.context()) == []
 
 
 def metric(lab: PostgresLab, name: str) -> float:
