@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
 
+from tests.support.deployment import wait_until
 from tests.support.packages import program
 
 _CLONE_NEWNET = 0x40000000
@@ -38,11 +39,15 @@ class OwnNetwork:
         for change in (
             "link set lo up",
             "link add card type veth peer name wall",
+            # The kernel would give them addresses some seconds later: a change of the network to what runs by then.
+            "link set card addrgenmode none",
+            "link set wall addrgenmode none",
             "address add 192.0.2.1/24 dev card",
             "link set card up",
             "link set wall up",
         ):
             self._ip("-n", self._name, *change.split())
+        wait_until(lambda: " state UP " in self._ip("-n", self._name, "link", "show", "card"), "the card")
         self._thread = threading.Thread(target=asyncio.run, args=[self._serve(self._listen())])
         self._thread.start()
         return self
@@ -76,8 +81,9 @@ class OwnNetwork:
         far_reader, far_writer = await asyncio.open_connection(*self._target)
         await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
 
-    def _ip(self, *arguments: str) -> None:
-        subprocess.run([program("ip", "iproute2"), *arguments], check=True)
+    def _ip(self, *arguments: str) -> str:
+        command = [program("ip", "iproute2"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
