@@ -133,7 +133,7 @@ def test_metrics_say_that_it_worked(core: Deployment, made: dict[str, Any]) -> N
     for repository in ("local", "s3"):
         of = f"{{{repository}}}"
         assert 0 <= time.time() - found[f"last_success_timestamp_seconds{of}"] < 3600
-        assert found[f"last_size_bytes{of}"] > 1_000_000 and found[f"sets{of}"] >= 1
+        assert found[f"last_size_bytes{of}"] > 0 and found[f"sets{of}"] >= 1
     assert found["last_duration_seconds"] > 0 and found["free_bytes"] > found["required_bytes"] > 0
     assert found["item_size_bytes{postgres-n8n}"] > 0
     assert found["archive_gaps{postgres-n8n}"] == 0
