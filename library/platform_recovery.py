@@ -143,6 +143,7 @@ from ansible.module_utils.n8n_platform.backup_manifest import Set, local_sets
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
 from ansible.module_utils.n8n_platform.engine_run import OneShots
+from ansible.module_utils.n8n_platform.files import memory_directory
 from ansible.module_utils.n8n_platform.recovery import (
     ENCRYPTION_KEY,
     RecoveryError,
@@ -158,8 +159,6 @@ _STATES = ("chosen", "fetched", "placed", "reverted", "discarded", "finished")
 # Kinds of items that can be restored by their name, and the word for all databases.
 _PARTS = ("directory", "redis_rdb", "openbao_snapshot")
 _DATABASES = "databases"
-# No disk.
-_MEMORY = "/run"
 # A network that every engine has, for a bucket elsewhere.
 _ANY_NETWORK = "bridge"
 
@@ -291,7 +290,7 @@ class Manager:
         if self.directory.holds_keys():
             yield self.directory.keys
             return
-        with tempfile.TemporaryDirectory(dir=_MEMORY, prefix="n8n-platform-keys-") as folder:
+        with tempfile.TemporaryDirectory(dir=memory_directory(), prefix="n8n-platform-keys-") as folder:
             recovery_fetch.copy_keys(self.values, Path(folder))
             yield Path(folder)
 

@@ -36,6 +36,11 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def memory_directory() -> str | None:
+    """Where a copy of keys touches no disk; None, the usual place, where there is none."""
+    return "/run" if os.access("/run", os.W_OK) else None
+
+
 def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> bool:
     """Creates or corrects one directory (parents 0755 root); returns whether anything changed."""
     created = not path.is_dir()

@@ -100,14 +100,16 @@ class PgBackRest:
         stanza: dict[str, Any] = next((entry for entry in answer if entry["name"] == self.stanza), {})
         return {name: _repository(name, stanza) for name in names}
 
-    def listing(self, name: str, path: str, seconds: float = 300.0) -> dict[str, dict[str, Any]]:
+    def listing(
+        self, name: str, path: str, seconds: float = 300.0, options: tuple[str, ...] = ("--recurse",)
+    ) -> dict[str, dict[str, Any]]:
         """Entries below a path of a repository, by relative path: {type, size, time}."""
         argv = [
             "pgbackrest",
             *self.options,
             f"--repo={KEYS[name]}",
             "--output=json",
-            "--recurse",
+            *options,
             "repo-ls",
             path,
         ]
@@ -124,9 +126,7 @@ class PgBackRest:
 
     def histories(self, name: str, archive_id: str) -> dict[int, float]:
         """Timelines that began with a recovery, and when each was archived, Unix seconds."""
-        argv = ["pgbackrest", *self.options, f"--repo={KEYS[name]}", "--output=json", "--filter=\\.history$"]
-        argv += ["repo-ls", f"archive/{self.stanza}/{archive_id}"]
-        found = json.loads(self._checked(self.run(argv, 300.0), "repo-ls", 300.0) or "{}")
+        found = self.listing(name, f"archive/{self.stanza}/{archive_id}", options=("--filter=\\.history$",))
         return {int(path[:8], 16): float(entry["time"]) for path, entry in found.items()}
 
     def history(self, name: str, archive_id: str, timeline: int) -> str:

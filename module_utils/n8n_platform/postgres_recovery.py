@@ -18,7 +18,7 @@ from typing import Any
 from ansible.module_utils.n8n_platform import pgbackrest, postgres_choice
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
-from ansible.module_utils.n8n_platform.files import sync_directory, write_file
+from ansible.module_utils.n8n_platform.files import memory_directory, sync_directory, write_file
 from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest
 from ansible.module_utils.n8n_platform.postgres_choice import Request
 from ansible.module_utils.n8n_platform.postgres_generations import (
@@ -205,7 +205,7 @@ class Recovery:
     def _client(self) -> Iterator[PgBackRest]:
         """pgBackRest in containers of their own, with a copy of the configuration that their user can read."""
         request = self._request
-        with tempfile.TemporaryDirectory(prefix="pgbackrest-", dir=_private()) as name:
+        with tempfile.TemporaryDirectory(prefix="pgbackrest-", dir=memory_directory()) as name:
             folder = Path(name)
             os.chown(folder, UID, UID)
             for source, copy in ((request.configuration, "pgbackrest.conf"), (request.ca_file, "s3-ca.pem")):
@@ -247,11 +247,6 @@ def undo_branch(volume: Path, generation: str) -> None:
 def _kept_settings(data: Path) -> Path:
     """Beside the data: a set holds all that lies in them."""
     return data.with_name(f".{data.name}.{_SETTINGS}")
-
-
-def _private() -> str | None:
-    """A folder in memory where there is one: the copy holds keys."""
-    return "/run" if os.access("/run", os.W_OK) else None
 
 
 def _fatal(result: Result) -> str:

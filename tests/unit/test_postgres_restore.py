@@ -188,7 +188,7 @@ def branching(folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseExc
         raise error("no answer")
 
     monkeypatch.setattr(Recovery, "_recover", recover)
-    monkeypatch.setattr(postgres_recovery, "_private", lambda: str(folder))
+    monkeypatch.setattr(postgres_recovery, "memory_directory", lambda: str(folder))
     return found
 
 

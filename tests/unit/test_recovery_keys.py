@@ -98,7 +98,7 @@ def host(tmp_path: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
             return made.sets(self.source)
 
     monkeypatch.setattr(platform_recovery, "Offsite", Bucket)
-    monkeypatch.setattr(platform_recovery, "_MEMORY", str(memory), raising=False)
+    monkeypatch.setattr(platform_recovery, "memory_directory", lambda: str(memory))
     monkeypatch.setattr(platform_recovery.recovery_fetch, "fetch", lambda *_: None)
     return made
 

@@ -151,7 +151,7 @@ def calendar_drill(core: Deployment) -> str:
 
 def by_cron(command: str) -> str:
     """The command with no more of an environment than cron gives."""
-    ((path,),) = [re.findall(r"^ +(PATH=.+)$", CRON.read_text(), re.MULTILINE)]
+    (path,) = re.findall(r"^ +(PATH=.+)$", CRON.read_text(), re.MULTILINE)
     return f"env -i HOME=/root {path} {command}"
 
 
