@@ -41,12 +41,11 @@ RETURN = r"""
 """
 
 import ipaddress
-from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import preflight
-from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABEL, SOCKET, Engine
+from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABEL, Engine, listens
 
 
 def build_spec() -> dict[str, Any]:
@@ -109,8 +108,8 @@ class Manager:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
-    # Before the first run there is no engine, and nothing of ours to ask it for.
-    engine = Engine() if Path(SOCKET).is_socket() else None
+    # Before the first run there is no engine, and without one nothing of ours runs that could be asked for.
+    engine = Engine() if listens() else None
     problems = Manager(module.params, preflight.Host(), engine).plan()
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)

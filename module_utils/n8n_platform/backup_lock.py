@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pwd
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -19,6 +20,8 @@ LOCK = "backup.lock"
 RESTORE = "restore.json"
 # Longer than any restore takes: one that is still there was killed, or has failed, and nobody looked.
 _RESTORE_PATIENCE = timedelta(hours=4)
+# A holder writes its name as soon as it has the lock; until then an earlier one's may stand there, which was killed.
+_NAME_SECONDS = 5.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -97,10 +100,16 @@ def _held(state: Path, stream: Any) -> BackupError:
 
 
 def _holder(stream: Any) -> str:
-    found = _read(stream)
-    if not found:
-        return "it has just started"
-    return f"{found['what']} of {found['by']}, process {found['pid']}, since {found['since']}"
+    deadline = time.monotonic() + _NAME_SECONDS
+    while time.monotonic() < deadline:
+        if (found := _read(stream)) and _alive(found):
+            return f"{found['what']} of {found['by']}, process {found['pid']}, since {found['since']}"
+        time.sleep(0.02)
+    return "it has not said its name yet, or has just ended"
+
+
+def _alive(holder: dict[str, Any]) -> bool:
+    return holder["boot_id"] == boot_id() and Path(f"/proc/{holder['pid']}").exists()
 
 
 def _read(stream: Any) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from socket import AF_UNIX, socket
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,16 @@ CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
 
 class EngineError(Exception):
     """Names the container and what is missing; what the engine itself refuses is an HttpError."""
+
+
+def listens(path: str = SOCKET) -> bool:
+    """Whether an engine is there; one that was killed leaves its socket, which refuses."""
+    with socket(AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 class Engine:

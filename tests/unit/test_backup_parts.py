@@ -1,8 +1,10 @@
 """Manifests, locks, state and metrics, the installed archive, and what `info` makes of them; without an engine."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,10 @@ from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import describe, is_this_host, offsite, summary
 from ansible.module_utils.n8n_platform.backup_kinds import build, check_items, settle
-from ansible.module_utils.n8n_platform.backup_lock import backup_lock, refuse_while_working
+from ansible.module_utils.n8n_platform.backup_lock import backup_lock, boot_id, refuse_while_working
 from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.backup_state import State, metrics
+from ansible.module_utils.n8n_platform.file_lock import file_lock
 
 from tests.support.backup_lab import platform_program
 
@@ -127,6 +130,23 @@ def test_a_second_holder_is_told_who_has_the_lock(tmp_path: Path) -> None:
         assert refused.value.code == Exit.LOCKED
     with backup_lock(tmp_path, "prune", NOW, "me") as former:
         assert former is None, "who has ended well leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "former", ["", '{"pid": 0, "boot_id": "", "since": "", "what": "run full", "by": "a dead one"}']
+)
+def test_a_holder_that_has_not_said_its_name_yet_is_waited_for(tmp_path: Path, former: str) -> None:
+    (tmp_path / "backup.lock").write_text(former)
+    name = {"pid": os.getpid(), "boot_id": boot_id(), "since": "now", "what": "run full", "by": "schedule"}
+    with file_lock(tmp_path / "backup.lock", patience=0):
+        late = threading.Timer(0.3, (tmp_path / "backup.lock").write_text, [json.dumps(name)])
+        late.start()
+        with (
+            pytest.raises(BackupError, match="run full of schedule"),
+            backup_lock(tmp_path, "prune", NOW, "me"),
+        ):
+            pass
+        late.join()
 
 
 def test_a_dead_holders_lock_is_free_and_its_words_remain(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from email.message import Message
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -32,6 +34,16 @@ def engine(**answers: Any) -> tuple[subject.Engine, FakeClient]:
     )
     found._client = client  # type: ignore[assignment]
     return found, client
+
+
+def test_an_engine_that_was_killed_has_left_its_socket_and_is_not_there(tmp_path: Path) -> None:
+    path = str(tmp_path / "docker.sock")
+    assert not subject.listens(path)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        assert subject.listens(path)
+    assert not subject.listens(path)
 
 
 def test_containers_are_asked_by_label_stopped_ones_too() -> None:
