@@ -22,6 +22,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 
 RUN_ID = re.compile(r"^\d{8}T\d{6}Z$")
@@ -39,6 +40,7 @@ _REQUIRED = (
     "retention",
 )
 _BLOCK = 1 << 20
+_GIVES_WAY = 19
 
 
 class Exit(IntEnum):
@@ -171,6 +173,10 @@ class Context:
         if not found or found["State"]["Status"] != "running":
             raise BackupError(f"service {service}: no running container in project {self.project}")
         return found
+
+    def inside(self, service: str) -> Inside:
+        """Programs in the container of a service, after everything that serves it. Raises BackupError."""
+        return Inside(self.container(service)["Id"], self.engine.socket, self.oneshots.docker, _GIVES_WAY)
 
 
 def run_id(moment: datetime) -> str:

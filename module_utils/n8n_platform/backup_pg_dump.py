@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, file_artefact
-from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.postgres import identifier
 from ansible.module_utils.n8n_platform.postgres_dump_restore import FORMER
 
@@ -33,7 +32,7 @@ class PgDump:
         argv = ["pg_dump", *ADMIN, "-d", self.database, "--format=custom", "--compress=zstd:3"]
         target.touch(0o600)
         limit = context.limit("pg_dump")
-        result = self._inside(context).run(argv, limit, stdout=target)
+        result = context.inside(self.service).run(argv, limit, stdout=target)
         if result.code:
             target.unlink()
             raise BackupError(f"{self.name}: pg_dump: {result.words() or f'exit code {result.code}'}")
@@ -53,7 +52,7 @@ class PgDump:
 
     def _ask(self, context: Context, statement: str) -> str:
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", *ADMIN, "-d", self.database, "-c", statement]
-        result = self._inside(context).run(argv)
+        result = context.inside(self.service).run(argv)
         if result.code:
             raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
         return result.stdout
@@ -63,11 +62,7 @@ class PgDump:
         with dump.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 raise BackupError(f"{self.name}: {dump.name} is no dump")
-        result = self._inside(context).run(["pg_restore", "--list"], stdin=dump)
+        result = context.inside(self.service).run(["pg_restore", "--list"], stdin=dump)
         if result.code:
             raise BackupError(f"{self.name}: {dump.name} cannot be read back: {result.words()}")
         return result.stdout
-
-    def _inside(self, context: Context) -> Inside:
-        container = context.container(self.service)["Id"]
-        return Inside(container, context.engine.socket, context.oneshots.docker)

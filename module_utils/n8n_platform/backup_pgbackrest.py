@@ -11,7 +11,6 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
-from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.engine_run import Mount, Result
 from ansible.module_utils.n8n_platform.pgbackrest import (
     Backup,
@@ -40,7 +39,7 @@ class PgBackRestItem:
 
     def client(self, context: Context) -> PgBackRest:
         """pgBackRest in the service's container."""
-        return PgBackRest(self.stanza, self._inside(context))
+        return PgBackRest(self.stanza, context.inside(self.service).run)
 
     def repositories(self, context: Context) -> dict[str, Repository]:
         return self.client(context).repositories(context.definition.repositories)
@@ -130,7 +129,7 @@ class PgBackRestItem:
                 "wal_max": found.wal_max,
                 "wal_gaps": [] if found.problem else self.wal_gaps(context, found, archiver),
             }
-        spool = self._inside(context)(["du", "-sb", _SPOOL], 60).stdout.split()
+        spool = context.inside(self.service).run(["du", "-sb", _SPOOL], 60).stdout.split()
         return {
             **archiver,
             "spool_bytes": int(spool[0]) if spool else 0,
@@ -148,7 +147,7 @@ class PgBackRestItem:
 
     def archiver(self, context: Context) -> dict[str, Any]:
         argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-c", ARCHIVER]
-        result = self._inside(context)(argv, 60)
+        result = context.inside(self.service).run(argv, 60)
         if result.code:
             raise BackupError(f"{self.name}: the server does not answer: {result.words()}")
         state: dict[str, Any] = json.loads(result.stdout)
@@ -168,7 +167,7 @@ class PgBackRestItem:
 
     def end_orphan(self, context: Context) -> bool:
         """Ends a pgBackRest that a killed run has left behind; only while the platform's lock is held."""
-        result = self._inside(context)(["sh", "-c", END_ORPHAN, "sh", self.stanza], 120)
+        result = context.inside(self.service).run(["sh", "-c", END_ORPHAN, "sh", self.stanza], 120)
         return bool(result.stdout.strip())
 
     def _back_up(self, context: Context, client: PgBackRest, before: Repository) -> dict[str, Any]:
@@ -245,7 +244,7 @@ class PgBackRestItem:
         found = [" ".join(said.split())] if said.strip() else []
         paths = [f"archive/{self.stanza}/archive.info", f"backup/{self.stanza}/backup.info"]
         paths += [f"backup/{self.stanza}/{backup.label}/backup.manifest" for backup in repository.backups]
-        result = self._inside(context)(["sh", "-c", COMPARE_COPIES, "sh", option, *paths], seconds)
+        result = context.inside(self.service).run(["sh", "-c", COMPARE_COPIES, "sh", option, *paths], seconds)
         found += [f"{path} and its copy are not equal" for path in result.stdout.split()]
         return (
             found
@@ -287,7 +286,3 @@ class PgBackRestItem:
     def _configuration_folder(self, context: Context) -> str:
         mounts = context.container(self.service)["Mounts"]
         return next(str(mount["Source"]) for mount in mounts if mount["Destination"] == "/etc/postgresql")
-
-    def _inside(self, context: Context) -> pgbackrest.Runner:
-        container = context.container(self.service)["Id"]
-        return Inside(container, context.engine.socket, context.oneshots.docker).run

@@ -31,11 +31,12 @@ def again_where_lost(run: Run) -> Run:
 
 @dataclass(frozen=True)
 class Inside:
-    """The container by its id or name."""
+    """The container by its id or name. `nice`: 0 to 19, which gives way to the container's own service."""
 
     container: str
     socket: str = SOCKET
     docker: str = "docker"
+    nice: int = 0
 
     def run(
         self,
@@ -56,7 +57,8 @@ class Inside:
 
     def _once(self, argv: Sequence[str], seconds: float, stdin: Path | None, stdout: Path | None) -> Result:
         command = [self.docker, "--host", f"unix://{self.socket}", "exec", *(["-i"] if stdin else [])]
-        command += [self.container, "timeout", f"--kill-after={_KILL_SECONDS}", f"{seconds:.0f}", *argv]
+        command += [self.container, "nice", "-n", str(self.nice)]
+        command += ["timeout", f"--kill-after={_KILL_SECONDS}", f"{seconds:.0f}", *argv]
         late = f"not done within its time limit of {seconds:.0f} s"
         with ExitStack() as files:
             try:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from contract.conftest import ROOT
 
-from tests.support.made_up_play import play, run_play, written
+from tests.support.made_up_play import called, play, run_play, written
 
 ROLE = "made_up"
 CONTRIBUTION: dict[str, Any] = {
@@ -72,15 +72,18 @@ def enter(role: str, entry: str, **more: Any) -> dict[str, Any]:
     return {"ansible.builtin.import_role": {"name": role, "tasks_from": entry}, **more}
 
 
+def write_role(roles: Path, contribution: dict[str, Any]) -> None:
+    name = contribution["role"]
+    for kind, content in {"vars": {f"__{name}_contribution": contribution}, "tasks": []}.items():
+        (roles / name / kind).mkdir(parents=True)
+        (roles / name / kind / "main.yml").write_text(yaml.safe_dump(content))
+
+
 @pytest.fixture(scope="module")
 def merged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the mergers of the real roles make of the contribution."""
     folder = tmp_path_factory.mktemp("contributions")
-    role = folder / "roles" / ROLE
-    for name, content in {"vars": {f"__{ROLE}_contribution": CONTRIBUTION}, "tasks": []}.items():
-        (role / name).mkdir(parents=True)
-        (role / name / "main.yml").write_text(yaml.safe_dump(content))
-
+    write_role(folder / "roles", CONTRIBUTION)
     made_up = enter(ROLE, "main")
     book = [
         # As a check: Compose's own check needs a Docker client, which a bare machine gets only later.
@@ -207,3 +210,34 @@ def test_each_database_server_has_a_stanza_an_archive_and_sets_of_its_own(merged
             assert f"[{name}]" in text and not [
                 other for other in both if other != name and f"[{other}]" in text
             ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "words"),
+    [
+        ("service", "compose_project", f"service made-up is contributed by role {ROLE} and by role second"),
+        ("schedule", "schedule", "two roles contribute a job of the same name: made-up-job, made-up-job"),
+    ],
+)
+def test_a_clash_between_roles_is_refused_in_preflight(
+    tmp_path: Path, kind: str, role: str, words: str
+) -> None:
+    for contribution in (CONTRIBUTION, {"role": "second", kind: CONTRIBUTION[kind]}):
+        write_role(tmp_path / "roles", contribution)
+    book = [play(enter(ROLE, "main"), enter("second", "main"), enter(role, "preflight"))]
+    (tmp_path / "book.yml").write_text(yaml.safe_dump(book))
+    done = called(tmp_path, tmp_path / "book.yml", tmp_path / "roles", ROOT / "roles")
+    assert done.returncode == 2 and words in " ".join(done.stdout.split()), done.stdout + done.stderr
+
+
+def test_preflight_has_all_contributions_in_sight() -> None:
+    (play_of_roles,) = [
+        each
+        for each in yaml.safe_load((ROOT / "playbooks/_boilerplate.yml").read_text())
+        if each["name"] == "Check what the roles need"
+    ]
+    first, then = play_of_roles["tasks"]
+    assert first["ansible.builtin.import_tasks"] == "tasks/contributions.yml"
+    asked = [task["ansible.builtin.import_role"]["name"] for task in then["block"]]
+    assert {"compose_project", "schedule"} <= {*asked}
+    assert asked.index("container_images") < asked.index("compose_project"), "it says which images there are"

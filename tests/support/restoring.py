@@ -73,6 +73,14 @@ def executions(core: Deployment) -> set[str]:
     return {row[0] for row in core.sql("SELECT id FROM execution_entity WHERE status = 'success'")}
 
 
+def one_more(core: Deployment) -> set[str]:
+    """All executions, after one of the smoke workflow."""
+    before = executions(core)
+    assert core.smoke()[0] == 200
+    wait_until(lambda: executions(core) - before, "the execution to be saved")
+    return executions(core)
+
+
 def now(core: Deployment) -> str:
     """The database's clock, which a point in time is compared with."""
     ((text,),) = core.sql(

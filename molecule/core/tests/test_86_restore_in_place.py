@@ -22,6 +22,7 @@ from tests.support.restoring import (
     for_core,
     killed,
     now,
+    one_more,
     refused,
     released,
     start,
@@ -54,8 +55,7 @@ def former_data(core: Deployment) -> set[str]:
 def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str]]:
     """Executions that somebody has deleted, the moment before that, and one of them that had waited without a job. The
     queue holds JOBS: one for later, and one that nobody has taken yet."""
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
+    found = one_more(core)
     ((workflow,),) = core.sql("SELECT id FROM workflow_entity WHERE name = 'Platform smoke test'")
     waiting = core.sql(
         'INSERT INTO execution_entity (finished, mode, status, "workflowId", "createdAt") '
@@ -66,7 +66,7 @@ def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str
         data = json.dumps({"executionId": f"7{job}", "workflowId": workflow})
         core.redis("HSET", f"bull:jobs:{job}", "data", data)
         core.redis("ZADD" if score else "LPUSH", f"bull:jobs:{key}", *score, job)
-    found, moment = executions(core), now(core)
+    moment = now(core)
     core.sql("DELETE FROM execution_entity")
     assert executions(core) == set()
     yield found, moment, waiting
@@ -147,9 +147,7 @@ def empty(folder: Path) -> None:
 def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Deployment, backup: Path) -> None:
     files, key = mark_volumes(core), secrets.token_hex(8)
     core.redis("SET", MARKED_KEY, key)
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
-    before = executions(core)
+    before = one_more(core)
     kept = former_data(core)
     for kind, left in (("incr", kept), ("diff", set())):
         made = core.run("backup", backup_type=kind)
@@ -198,9 +196,7 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
 
 @pytest.mark.full
 def test_from_the_bucket_with_nothing_kept_and_nobody_else_meanwhile(core: Deployment, backup: Path) -> None:
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
-    before = executions(core)
+    before = one_more(core)
     options = f"-e restore_target=in_place -e platform_confirm={core.name} -e restore_from=s3"
     command = f"make restore ENV={INVENTORY} ARGS='{options} -e restore_discard_previous=true'"
     first = start(command)
@@ -225,9 +221,7 @@ def databases(core: Deployment) -> set[str]:
 def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
     manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
     run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]
-    assert core.smoke()[0] == 200
-    wait_until(lambda: executions(core), "the execution to be saved")
-    before = executions(core)
+    before = one_more(core)
     options = f"-e platform_confirm={core.name} -e restore_kind=logical -e restore_run={run}"
     command = f"make restore ENV={INVENTORY} ARGS='-e restore_target=in_place {options}'"
     record = core.data_root / "state/recovery/dump-n8n.json"
