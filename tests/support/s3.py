@@ -42,7 +42,7 @@ class S3Store:
     port: int = 0
     address: str = ""
     data_mb: int = 0
-    memory: str = "512m"
+    memory_mb: int = 512
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     region = "us-east-1"
@@ -128,7 +128,9 @@ class S3Store:
             init=False,
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            mem_limit=self.memory,
+            # As the role sets it.
+            environment={"GOMEMLIMIT": f"{int(self.memory_mb * 0.4)}MiB"},
+            mem_limit=f"{self.memory_mb}m",
             tmpfs=temporary,
             volumes=mounts,
             ports={"8333/tcp": (self.host, self.port or None)},
