@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.support.s3_faults import Fault, FaultProxy
 SEED = int(os.environ.get("TEST_SEED", random.randrange(10**6)))
 MOMENTS = 10 if os.environ.get("TEST_NIGHTLY") else 2
 FAULT_SECONDS = 60
+RESTORE_FAULT_SECONDS = 290
 FAULTS = {
     "500": Fault("status", 500),
     "403": Fault("status", 403),
@@ -441,6 +443,28 @@ def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
     assert took < 1.1 * FAULT_SECONDS + 20, took
     lab.switch_wal()
     assert labels(lab)["s3"] == before["s3"]
+
+
+@pytest.mark.parametrize("fault", smoke_and_full(FAULTS, [FAULT]))
+def test_a_bucket_that_fails_in_the_middle_of_a_restore_ends_it_in_time_and_costs_nothing(
+    lab: PostgresLab, proxy: FaultProxy, fault: str
+) -> None:
+    before, expected = listing(lab.volume), ids(lab)
+    # What there is is listed; its files do not come.
+    proxy.fault = replace(FAULTS[fault], path="/bundle/")
+    started = time.monotonic()
+    with pytest.raises(BackupError) as failed:
+        lab.recovery(repository="s3").prepare()
+    took = time.monotonic() - started
+    proxy.fault = None
+    print(fault, took, failed.value)
+    assert took < RESTORE_FAULT_SECONDS, failed.value
+    assert "pgBackRest restore" in str(failed.value) and "authorization" not in str(failed.value)
+    assert ids(lab) == expected
+    repeated = lab.recovery(repository="s3")
+    repeated.prepare()
+    repeated.discard_staged()
+    assert listing(lab.volume) == before
 
 
 def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_set(
