@@ -61,6 +61,11 @@ options:
     description: How many different releases are kept, the current one included.
     type: int
     default: 5
+  check:
+    description: Whether Compose itself has to accept the file. Before the engine is installed there may be none, or an
+      old one.
+    type: bool
+    default: true
   engine_socket:
     description: Socket of the Docker engine.
     type: path
@@ -135,6 +140,7 @@ def build_spec() -> dict[str, Any]:
         "bind_roots": {"type": "list", "elements": "str", "required": True},
         "secret_versions_file": {"type": "path", "no_log": False},
         "keep": {"type": "int", "default": 5},
+        "check": {"type": "bool", "default": True},
         "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
     }
 
@@ -222,7 +228,7 @@ def _read_versions(file: str | None) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
-    docker = module.get_bin_path("docker", required=not module.check_mode)
+    docker = module.get_bin_path("docker", required=not module.check_mode) if module.params["check"] else None
     try:
         manager = Manager(module.params, docker)
         steps, removed = manager.plan(), [str(path) for path in manager.stale()]

@@ -46,6 +46,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import preflight
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABEL, Engine, listens
+from ansible.module_utils.n8n_platform.http import HttpError
 
 
 def build_spec() -> dict[str, Any]:
@@ -87,8 +88,14 @@ class Manager:
             *preflight.memory_problems(params["size"], self.host.memory_mb(), params["memory_reserve_mb"]),
             *preflight.disk_problems(params["data_root"], free_gb, params["disk_free_gb"]),
             *preflight.port_problems(ports, params["address"], self.host.listeners(), self._own_ports()),
-            *preflight.subnet_problems(params["slot_subnet"], self.host.routes(), self._own_subnets()),
+            *preflight.subnet_problems(params["slot_subnet"], self._routes(), self._own_subnets()),
         ]
+
+    def _routes(self) -> list[preflight.Route]:
+        """An engine that was killed leaves its bridges, and cannot be asked whose they are; when it makes a network it
+        refuses what overlaps."""
+        routes = self.host.routes()
+        return routes if self.engine else [route for route in routes if not route.interface.startswith("br-")]
 
     def _own_ports(self) -> set[int]:
         containers = self.engine.project(self.params["project"]) if self.engine else []
@@ -108,9 +115,12 @@ class Manager:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
-    # Before the first run there is no engine, and without one nothing of ours runs that could be asked for.
+    # None before the first run, and after a crash.
     engine = Engine() if listens() else None
-    problems = Manager(module.params, preflight.Host(), engine).plan()
+    try:
+        problems = Manager(module.params, preflight.Host(), engine).plan()
+    except HttpError as error:
+        module.fail_json(msg=f"Nothing has been changed. The container engine: {error}")
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         module.fail_json(

@@ -174,9 +174,10 @@ class Context:
             raise BackupError(f"service {service}: no running container in project {self.project}")
         return found
 
-    def inside(self, service: str) -> Inside:
-        """Programs in the container of a service, after everything that serves it. Raises BackupError."""
-        return Inside(self.container(service)["Id"], self.engine.socket, self.oneshots.docker, _GIVES_WAY)
+    def inside(self, service: str, gives_way: bool = False) -> Inside:
+        """Programs in the container of a service; what takes long gives way to what serves. Raises BackupError."""
+        nice = _GIVES_WAY if gives_way else 0
+        return Inside(self.container(service)["Id"], self.engine.socket, self.oneshots.docker, nice)
 
 
 def run_id(moment: datetime) -> str:

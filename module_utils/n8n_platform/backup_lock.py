@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
-from ansible.module_utils.n8n_platform.file_lock import file_lock
 
 LOCK = "backup.lock"
 RESTORE = "restore.json"
@@ -22,6 +21,7 @@ RESTORE = "restore.json"
 _RESTORE_PATIENCE = timedelta(hours=4)
 # A holder writes its name as soon as it has the lock; until then an earlier one's may stand there, which was killed.
 _NAME_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -32,12 +32,8 @@ def backup_lock(state: Path, what: str, now: datetime, by: str = "") -> Iterator
     The kernel gives a dead holder's lock back, so nothing is ever taken over; only its words are left.
     Raises BackupError: LOCKED names the holder and since when, RESTORING the restore.
     """
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state / LOCK).open("a+", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise _held(state, stream) from None
+    with _opened(state) as stream:
+        _take(stream)
         refuse_while_restoring(state)
         former = _read(stream)
         _write(
@@ -58,12 +54,8 @@ def backup_lock(state: Path, what: str, now: datetime, by: str = "") -> Iterator
 
 def refuse_while_working(state: Path) -> None:
     """Raises BackupError (LOCKED) that names the run at work. Asked while RESTORE is there, none begins after it."""
-    try:
-        with file_lock(state / LOCK, patience=0):
-            return
-    except TimeoutError:
-        with (state / LOCK).open(encoding="utf-8") as stream:
-            raise _held(state, stream) from None
+    with _opened(state) as stream:
+        _take(stream)
 
 
 def refuse_while_restoring(state: Path) -> None:
@@ -95,24 +87,37 @@ def boot_id() -> str:
     return _BOOT_ID.read_text(encoding="ascii").strip()
 
 
-def _held(state: Path, stream: Any) -> BackupError:
-    return BackupError(f"another run holds the lock {state / LOCK}: {_holder(stream)}", Exit.LOCKED)
+def _opened(state: Path) -> TextIO:
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return (state / LOCK).open("a+", encoding="utf-8")
 
 
-def _holder(stream: Any) -> str:
+def _take(stream: TextIO) -> None:
+    """Until the stream is closed. Raises BackupError as soon as a holder has said its name."""
     deadline = time.monotonic() + _NAME_SECONDS
-    while time.monotonic() < deadline:
-        if (found := _read(stream)) and _alive(found):
-            return f"{found['what']} of {found['by']}, process {found['pid']}, since {found['since']}"
-        time.sleep(0.02)
-    return "it has not said its name yet, or has just ended"
+    while True:
+        try:
+            return fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(stream)
+            if holder or time.monotonic() > deadline:
+                said = holder or "it has not said its name yet"
+                raise BackupError(f"another run holds the lock {stream.name}: {said}", Exit.LOCKED) from None
+        time.sleep(_POLL_SECONDS)
+
+
+def _holder(stream: TextIO) -> str:
+    found = _read(stream)
+    if not found or not _alive(found):
+        return ""
+    return f"{found['what']} of {found['by']}, process {found['pid']}, since {found['since']}"
 
 
 def _alive(holder: dict[str, Any]) -> bool:
     return holder["boot_id"] == boot_id() and Path(f"/proc/{holder['pid']}").exists()
 
 
-def _read(stream: Any) -> dict[str, Any] | None:
+def _read(stream: TextIO) -> dict[str, Any] | None:
     stream.seek(0)
     try:
         return dict(json.loads(stream.read()))
@@ -120,7 +125,7 @@ def _read(stream: Any) -> dict[str, Any] | None:
         return None
 
 
-def _write(stream: Any, content: dict[str, Any] | None) -> None:
+def _write(stream: TextIO, content: dict[str, Any] | None) -> None:
     stream.seek(0)
     stream.truncate()
     if content:

@@ -32,7 +32,7 @@ class PgDump:
         argv = ["pg_dump", *ADMIN, "-d", self.database, "--format=custom", "--compress=zstd:3"]
         target.touch(0o600)
         limit = context.limit("pg_dump")
-        result = context.inside(self.service).run(argv, limit, stdout=target)
+        result = context.inside(self.service, gives_way=True).run(argv, limit, stdout=target)
         if result.code:
             target.unlink()
             raise BackupError(f"{self.name}: pg_dump: {result.words() or f'exit code {result.code}'}")
@@ -62,7 +62,7 @@ class PgDump:
         with dump.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 raise BackupError(f"{self.name}: {dump.name} is no dump")
-        result = context.inside(self.service).run(["pg_restore", "--list"], stdin=dump)
+        result = context.inside(self.service, gives_way=True).run(["pg_restore", "--list"], stdin=dump)
         if result.code:
             raise BackupError(f"{self.name}: {dump.name} cannot be read back: {result.words()}")
         return result.stdout

@@ -37,9 +37,9 @@ class PgBackRestItem:
         self.stanza: str = item["stanza"]
         self.waiting_limit_bytes = int(item.get("archive_queue_max_mb", 0)) << 20
 
-    def client(self, context: Context) -> PgBackRest:
+    def client(self, context: Context, gives_way: bool = False) -> PgBackRest:
         """pgBackRest in the service's container."""
-        return PgBackRest(self.stanza, context.inside(self.service).run)
+        return PgBackRest(self.stanza, context.inside(self.service, gives_way).run)
 
     def repositories(self, context: Context) -> dict[str, Repository]:
         return self.client(context).repositories(context.definition.repositories)
@@ -56,14 +56,13 @@ class PgBackRestItem:
         """One artefact per repository. A repository that is not local and failed has `error` and no label: the local
         set is kept. Raises BackupError when the local one failed."""
         del staging
-        client = self.client(context)
         self.end_orphan(context)
-        before = client.repositories(context.definition.repositories)
+        before = self.repositories(context)
         artefacts = []
         for name in context.definition.repositories:
             context.progress(f"{self.name}: {name}")
             try:
-                artefacts.append(self._back_up(context, client, before[name]))
+                artefacts.append(self._back_up(context, before[name]))
             except PgBackRestError as error:
                 if name == "local":
                     raise self._local_failure(context, error) from None
@@ -170,7 +169,7 @@ class PgBackRestItem:
         result = context.inside(self.service).run(["sh", "-c", END_ORPHAN, "sh", self.stanza], 120)
         return bool(result.stdout.strip())
 
-    def _back_up(self, context: Context, client: PgBackRest, before: Repository) -> dict[str, Any]:
+    def _back_up(self, context: Context, before: Repository) -> dict[str, Any]:
         if before.problem:
             raise PgBackRestError(f"pgBackRest backup of {self.stanza}: {before.name}: {before.problem}", 0)
         type_ = self._type(context, before)
@@ -179,8 +178,9 @@ class PgBackRestItem:
             f"--type={type_}",
             f"--annotation=run={context.run_id}",
         ]
+        client = self.client(context, gives_way=True)
         client.call("backup", *options, seconds=context.limit("pgbackrest"))
-        after = client.repositories([before.name])[before.name]
+        after = self.client(context).repositories([before.name])[before.name]
         made = [backup for backup in after.backups if backup.annotations.get("run") == context.run_id]
         if not made:
             raise PgBackRestError(
@@ -238,13 +238,17 @@ class PgBackRestItem:
         option, seconds = f"--repo={pgbackrest.KEYS[name]}", context.limit("pgbackrest_verify")
         newest = [] if everything or not repository.backups else [f"--set={repository.backups[-1].label}"]
         try:
-            said = self.client(context).call("verify", option, "--output=text", *newest, seconds=seconds)
+            said = self.client(context, gives_way=True).call(
+                "verify", option, "--output=text", *newest, seconds=seconds
+            )
         except PgBackRestError as error:
             return [str(error)]
         found = [" ".join(said.split())] if said.strip() else []
         paths = [f"archive/{self.stanza}/archive.info", f"backup/{self.stanza}/backup.info"]
         paths += [f"backup/{self.stanza}/{backup.label}/backup.manifest" for backup in repository.backups]
-        result = context.inside(self.service).run(["sh", "-c", COMPARE_COPIES, "sh", option, *paths], seconds)
+        result = context.inside(self.service, gives_way=True).run(
+            ["sh", "-c", COMPARE_COPIES, "sh", option, *paths], seconds
+        )
         found += [f"{path} and its copy are not equal" for path in result.stdout.split()]
         return (
             found

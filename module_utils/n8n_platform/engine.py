@@ -14,6 +14,7 @@ T = TypeVar("T")
 SOCKET = "/var/run/docker.sock"
 _LOST_EXEC = "OCI runtime exec failed"
 _ATTEMPTS = 3
+_CONNECT_SECONDS = 5.0
 PROJECT_LABEL = "com.docker.compose.project"
 SERVICE_LABEL = "com.docker.compose.service"
 NETWORK_LABEL = "com.docker.compose.network"
@@ -26,12 +27,15 @@ class EngineError(Exception):
 
 
 def listens(path: str = SOCKET) -> bool:
-    """Whether an engine is there; one that was killed leaves its socket, which refuses."""
+    """Whether an engine is there; one that was killed leaves its socket, which refuses. One that hangs is there."""
     with socket(AF_UNIX) as client:
+        client.settimeout(_CONNECT_SECONDS)
         try:
             client.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             return False
+        except (TimeoutError, BlockingIOError):
+            return True
     return True
 
 

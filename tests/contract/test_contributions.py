@@ -230,6 +230,18 @@ def test_a_clash_between_roles_is_refused_in_preflight(
     assert done.returncode == 2 and words in " ".join(done.stdout.split()), done.stdout + done.stderr
 
 
+def test_preflight_asks_no_compose_which_may_not_be_there_yet(tmp_path: Path) -> None:
+    write_role(tmp_path / "roles", CONTRIBUTION)
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexit 125\n")
+    docker.chmod(0o755)
+    tasks = play(enter(ROLE, "main"), enter("compose_project", "preflight"))
+    path = {"PATH": f"{docker.parent}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    run_play(tmp_path, [tasks | {"environment": path}], tmp_path / "roles")
+    assert not (tmp_path / "asked").exists()
+
+
 def test_preflight_has_all_contributions_in_sight() -> None:
     (play_of_roles,) = [
         each

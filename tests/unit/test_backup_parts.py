@@ -1,15 +1,18 @@
 """Manifests, locks, state and metrics, the installed archive, and what `info` makes of them; without an engine."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible.module_utils.n8n_platform import backup_lock as backup_lock_module
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit, run_id
 from ansible.module_utils.n8n_platform.backup_info import describe, is_this_host, offsite, summary
@@ -149,6 +152,24 @@ def test_a_holder_that_has_not_said_its_name_yet_is_waited_for(tmp_path: Path, f
         late.join()
 
 
+def test_a_holder_that_ends_without_a_name_leaves_the_lock_to_who_waits(tmp_path: Path) -> None:
+    held = (tmp_path / "backup.lock").open("a+")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    threading.Timer(0.3, held.close).start()
+    with backup_lock(tmp_path, "prune", NOW, "me") as former:
+        assert former is None
+
+
+def test_a_holder_without_a_name_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup_lock_module, "_NAME_SECONDS", 0.1)
+    words = pytest.raises(BackupError, match="has not said its name yet")
+    with file_lock(tmp_path / "backup.lock", patience=0), words as refused:
+        refuse_while_working(tmp_path)
+    assert refused.value.code == Exit.LOCKED
+
+
 def test_a_dead_holders_lock_is_free_and_its_words_remain(tmp_path: Path) -> None:
     script = (
         "import sys, os, signal, datetime; from pathlib import Path; import ansible.module_utils as m\n"
@@ -179,6 +200,18 @@ def test_a_run_that_began_before_a_restore_is_named_to_it(tmp_path: Path) -> Non
             refuse_while_working(tmp_path)
     assert refused.value.code == Exit.LOCKED
     refuse_while_working(tmp_path)
+
+
+def test_only_what_takes_long_gives_way_to_the_service(tmp_path: Path) -> None:
+    class Engine:
+        socket = "/run/docker.sock"
+
+        def service(self, project: str, service: str) -> dict[str, Any]:
+            return {"Id": f"{project}-{service}", "State": {"Status": "running"}}
+
+    found = Service(definition(tmp_path), NOW).context("full")
+    context = replace(found, engine=Engine())
+    assert (context.inside("postgres").nice, context.inside("postgres", gives_way=True).nice) == (0, 19)
 
 
 def test_a_run_knows_the_newest_set_before_it(tmp_path: Path) -> None:

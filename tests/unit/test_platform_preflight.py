@@ -141,12 +141,23 @@ def test_what_the_environment_itself_holds_is_not_taken(host: preflight.Host) ->
     assert manager(host, FakeEngine()).plan() == []
 
 
-def test_without_an_engine_everything_found_belongs_to_others(host: preflight.Host) -> None:
+def test_without_an_engine_whoever_listens_is_another(host: preflight.Host) -> None:
+    problems = manager(host, None).plan()
+    assert [problem.split(":")[0] for problem in problems] == ["edge_port"]
+
+
+def of_another_interface(host: preflight.Host) -> None:
+    (Path(host.root) / "proc/net/route").write_text(ROUTES.replace("br-1", "eth1"))
+
+
+def test_without_an_engine_its_bridges_may_be_ours_and_no_other_interface(host: preflight.Host) -> None:
+    of_another_interface(host)
     problems = manager(host, None).plan()
     assert [problem.split(":")[0] for problem in problems] == ["edge_port", "platform_slot_subnet"]
 
 
 def test_all_problems_are_listed_at_once(host: preflight.Host) -> None:
+    of_another_interface(host)
     bad = manager(
         host,
         None,
