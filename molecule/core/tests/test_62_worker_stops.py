@@ -1,0 +1,72 @@
+"""A worker that is told to stop between taking a job and reading its execution."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.deployment import Deployment, wait_until
+from tests.support.ledger import deploy_test_workflows
+from tests.support.stream import NumberedStream, executions_of
+
+# n8n without roles/n8n/files/finish-first.js is gone after one.
+PATIENCE_SECONDS = 8
+
+
+@contextmanager
+def locked(core: Deployment, table: str) -> Iterator[None]:
+    """Nobody reads the table while the block lasts."""
+    container = str(core.containers()["postgres-n8n"].name)
+    psql = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "n8n"]
+    command = ["docker", "exec", "-i", container, *psql]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin and holder.stdout
+        holder.stdin.write(f"BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT 'locked';\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "locked\n"
+        yield
+        holder.stdin.close()
+
+
+@pytest.fixture
+def only_worker(core: Deployment) -> Iterator[str]:
+    """The service of the one worker that takes jobs."""
+    deploy_test_workflows(core)
+    first, *others = sorted(service for service in core.containers() if service.startswith("n8n-worker-"))
+    for service in others:
+        core.containers()[service].stop(timeout=60)
+    yield first
+    for service in (first, *others):
+        core.containers(stopped=True)[service].start()
+    for service in (first, *others):
+        wait_until(lambda s=service: core.healthy(s), f"{service} to be healthy again", 120)
+
+
+def test_it_finishes_what_it_has_taken(core: Deployment, only_worker: str) -> None:
+    worker = core.containers()[only_worker]
+    addresses = [network["IPAddress"] for network in worker.attrs["NetworkSettings"]["Networks"].values()]
+    waits = f"""SELECT count(*) FROM pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
+    worker.pause()
+    try:
+        with NumberedStream(core, "/webhook/ledger", limit=1) as stream:
+            wait_until(lambda: stream.accepted, "the request to be accepted")
+        with locked(core, "execution_entity"):
+            worker.unpause()
+            wait_until(lambda: core.sql(waits) != [["0"]], "the worker to read the execution")
+            stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
+            stop.start()
+            stop.join(PATIENCE_SECONDS)
+            assert stop.is_alive(), "it has left its job"
+        stop.join(60)
+    finally:
+        worker.reload()
+        if worker.status == "paused":
+            worker.unpause()
+    worker.reload()
+    assert worker.attrs["State"]["ExitCode"] == 0
+    wait_until(lambda: executions_of(core, stream) == {0: ["success"]}, "the execution to succeed")
