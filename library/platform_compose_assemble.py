@@ -62,8 +62,8 @@ options:
     type: int
     default: 5
   check:
-    description: Whether Compose itself has to accept the file. Before the engine is installed there may be none, or an
-      old one.
+    description: Whether Compose itself is asked in check mode, too. Before the engine is installed there may be none,
+      or an old one.
     type: bool
     default: true
   engine_socket:
@@ -228,14 +228,14 @@ def _read_versions(file: str | None) -> dict[str, Any]:
 
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
-    docker = module.get_bin_path("docker", required=not module.check_mode) if module.params["check"] else None
+    docker = module.get_bin_path("docker", required=not module.check_mode)
     try:
         manager = Manager(module.params, docker)
         steps, removed = manager.plan(), [str(path) for path in manager.stale()]
         diff = manager.diff() if "write" in steps or "switch" in steps else {}
         if not module.check_mode:
             manager.apply(steps)
-        elif "write" in steps:
+        elif "write" in steps and module.params["check"]:
             manager.check()
     except (ComposeError, config.ConfigError, OSError) as error:
         module.fail_json(msg=str(error))

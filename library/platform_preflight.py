@@ -41,6 +41,7 @@ RETURN = r"""
 """
 
 import ipaddress
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -64,6 +65,10 @@ def build_spec() -> dict[str, Any]:
         "address": {"type": "str", "default": "127.0.0.1"},
         "slot_subnet": {"type": "str", "required": True},
     }
+
+
+# As Docker names those of networks that Compose makes; people name theirs otherwise.
+_BRIDGE = re.compile(r"br-[0-9a-f]{12}")
 
 
 class Manager:
@@ -92,10 +97,11 @@ class Manager:
         ]
 
     def _routes(self) -> list[preflight.Route]:
-        """An engine that was killed leaves its bridges, and cannot be asked whose they are; when it makes a network it
-        refuses what overlaps."""
+        """An engine that was killed leaves its bridges, and cannot be asked whose they are."""
         routes = self.host.routes()
-        return routes if self.engine else [route for route in routes if not route.interface.startswith("br-")]
+        return (
+            routes if self.engine else [route for route in routes if not _BRIDGE.fullmatch(route.interface)]
+        )
 
     def _own_ports(self) -> set[int]:
         containers = self.engine.project(self.params["project"]) if self.engine else []

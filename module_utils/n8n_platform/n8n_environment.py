@@ -61,6 +61,8 @@ OWNED: dict[str, str] = {
     "N8N_GRACEFUL_SHUTDOWN_TIMEOUT": "it follows from n8n_execution_timeout_seconds",
     "EXECUTIONS_TIMEOUT": "use n8n_execution_timeout_seconds; the stop times follow from it",
     "NODE_OPTIONS": "the heap cap follows from the memory limit",
+    "EXTERNAL_HOOK_FILES": "workers load by it what lets them end well",
+    "EXTERNAL_HOOK_FILES_SEPARATOR": "workers load by it what lets them end well",
     "HOME": "it belongs to the image",
     "PATH": "it belongs to the image",
     "NODE_PATH": "it belongs to the image",

@@ -12,7 +12,7 @@ from ansible.module_utils.n8n_platform.preflight import Listener, Route
 ROUTES = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
 eth0\t00000000\t010011AC\t0003\t0\t0\t0\t00000000\t0\t0\t0
 docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
-br-1\t1000C90A\t00000000\t0001\t0\t0\t0\tF0FFFFFF\t0\t0\t0
+br-0123456789ab\t1000C90A\t00000000\t0001\t0\t0\t0\tF0FFFFFF\t0\t0\t0
 """
 TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:20FB 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1
@@ -28,7 +28,7 @@ def test_routes_and_listeners_are_read() -> None:
     assert preflight.parse_routes(ROUTES) == [
         Route(IPv4Network("0.0.0.0/0"), "eth0"),
         Route(IPv4Network("172.17.0.0/16"), "docker0"),
-        Route(IPv4Network("10.201.0.16/28"), "br-1"),
+        Route(IPv4Network("10.201.0.16/28"), "br-0123456789ab"),
     ]
     assert preflight.parse_listeners(TCP) == [Listener("127.0.0.1", 8443), Listener("0.0.0.0", 22)]
     assert preflight.parse_listeners(TCP6) == [Listener("::", 443)]
@@ -98,7 +98,7 @@ def test_two_variables_must_not_share_a_port() -> None:
 def test_slot_addresses_must_be_free() -> None:
     routes = preflight.parse_routes(ROUTES)
     clash = preflight.subnet_problems("10.201.0.0/22", routes, [])
-    assert len(clash) == 1 and "10.201.0.16/28" in clash[0] and "br-1" in clash[0]
+    assert len(clash) == 1 and "10.201.0.16/28" in clash[0] and "br-0123456789ab" in clash[0]
     assert preflight.subnet_problems("10.201.0.0/22", routes, [IPv4Network("10.201.0.16/28")]) == []
     assert preflight.subnet_problems("10.201.4.0/22", routes, []) == []
     assert "too small" in preflight.subnet_problems("10.201.4.0/24", routes, [])[0]
@@ -147,7 +147,7 @@ def test_without_an_engine_whoever_listens_is_another(host: preflight.Host) -> N
 
 
 def of_another_interface(host: preflight.Host) -> None:
-    (Path(host.root) / "proc/net/route").write_text(ROUTES.replace("br-1", "eth1"))
+    (Path(host.root) / "proc/net/route").write_text(ROUTES.replace("br-0123456789ab", "br-lan"))
 
 
 def test_without_an_engine_its_bridges_may_be_ours_and_no_other_interface(host: preflight.Host) -> None:

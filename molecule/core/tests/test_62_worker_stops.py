@@ -37,36 +37,42 @@ def only_worker(core: Deployment) -> Iterator[str]:
     """The service of the one worker that takes jobs."""
     deploy_test_workflows(core)
     first, *others = sorted(service for service in core.containers() if service.startswith("n8n-worker-"))
-    for service in others:
-        core.containers()[service].stop(timeout=60)
-    yield first
-    for service in (first, *others):
-        core.containers(stopped=True)[service].start()
-    for service in (first, *others):
-        wait_until(lambda s=service: core.healthy(s), f"{service} to be healthy again", 120)
+    slots = [first, *others, *(name for name in core.containers() if name.startswith("n8n-runner-"))]
+    try:
+        for service in others:
+            core.containers()[service].stop(timeout=60)
+        yield first
+    finally:
+        for service in slots:
+            core.containers(stopped=True)[service].start()
+        for service in slots:
+            wait_until(lambda s=service: core.healthy(s), f"{service} to be healthy again", 180)
 
 
-def test_it_finishes_what_it_has_taken(core: Deployment, only_worker: str) -> None:
+@pytest.mark.parametrize("path", ["/webhook/ledger", "/webhook/second"], ids=["node", "Code node"])
+def test_it_finishes_what_it_has_taken(core: Deployment, only_worker: str, path: str) -> None:
     worker = core.containers()[only_worker]
     addresses = [network["IPAddress"] for network in worker.attrs["NetworkSettings"]["Networks"].values()]
     waits = f"""SELECT count(*) FROM pg_stat_activity
-        WHERE wait_event_type = 'Lock' AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
+        WHERE wait_event_type = 'Lock' AND query LIKE '%execution_entity%' AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
+    stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
     worker.pause()
     try:
-        with NumberedStream(core, "/webhook/ledger", limit=1) as stream:
+        with NumberedStream(core, path, limit=1) as stream:
             wait_until(lambda: stream.accepted, "the request to be accepted")
         with locked(core, "execution_entity"):
             worker.unpause()
             wait_until(lambda: core.sql(waits) != [["0"]], "the worker to read the execution")
-            stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
             stop.start()
             stop.join(PATIENCE_SECONDS)
             assert stop.is_alive(), "it has left its job"
-        stop.join(60)
     finally:
         worker.reload()
         if worker.status == "paused":
             worker.unpause()
+        if stop.ident:
+            stop.join(150)
+    assert not stop.is_alive(), "it does not end"
     worker.reload()
     assert worker.attrs["State"]["ExitCode"] == 0
     wait_until(lambda: executions_of(core, stream) == {0: ["success"]}, "the execution to succeed")
