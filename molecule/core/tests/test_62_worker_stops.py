@@ -54,7 +54,8 @@ def test_it_finishes_what_it_has_taken(core: Deployment, only_worker: str, path:
     worker = core.containers()[only_worker]
     addresses = [network["IPAddress"] for network in worker.attrs["NetworkSettings"]["Networks"].values()]
     waits = f"""SELECT count(*) FROM pg_stat_activity
-        WHERE wait_event_type = 'Lock' AND query LIKE '%execution_entity%' AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
+        WHERE wait_event_type = 'Lock' AND query LIKE '%execution_entity%'
+        AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
     stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
     worker.pause()
     try:
