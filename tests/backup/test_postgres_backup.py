@@ -494,7 +494,7 @@ def test_wal_beyond_the_limit_is_dropped_shown_as_a_gap_and_answered_by_a_full_s
 
     write(5)
     wait_until(lambda: ITEM.archiver(lab.context())["lag_seconds"] > 5, "an archive lag", 60)
-    wait_until(lambda: ITEM.archiver(lab.context())["waiting"] == 0, "WAL dropped", 120)
+    wait_until(lambda: ITEM.archiver(lab.context())["waiting"] == 0, "WAL dropped", 300)
     proxy.fault = None
     lab.switch_wal()
     [problem] = service._look(lab.context())
