@@ -45,6 +45,7 @@ FAULTS = {
 }
 # Of each list a smoke run takes one, another one each time.
 FAULT = random.Random(SEED).choice([name for name in FAULTS if name != "403"])
+RESTORE_FAULT = random.Random(SEED).choice(["500", "stall", "reset"])
 PERCENT = random.Random(SEED).choice([10, 50, 90, 99])
 
 
@@ -446,7 +447,7 @@ def test_a_failing_bucket_costs_the_offsite_set_only_and_ends_in_time(
     assert labels(lab)["s3"] == before["s3"]
 
 
-@pytest.mark.parametrize("fault", smoke_and_full(FAULTS, [FAULT]))
+@pytest.mark.parametrize("fault", smoke_and_full(["500", "stall", "reset"], [RESTORE_FAULT]))
 def test_a_bucket_that_fails_in_the_middle_of_a_restore_ends_it_in_time_and_costs_nothing(
     lab: PostgresLab, proxy: FaultProxy, fault: str
 ) -> None:
