@@ -1,13 +1,16 @@
-"""A worker that is told to stop between taking a job and reading its execution."""
+"""A worker that is told to stop while it is taking a job."""
 
 from __future__ import annotations
 
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from docker.models.containers import Container
 
 from tests.support.deployment import Deployment, wait_until
 from tests.support.ledger import deploy_test_workflows
@@ -32,6 +35,34 @@ def locked(core: Deployment, table: str) -> Iterator[None]:
         holder.stdin.close()
 
 
+@contextmanager
+def read_only(core: Deployment) -> Iterator[None]:
+    """What writes into the queue waits for its answer while the block lasts."""
+    core.redis("CLIENT", "PAUSE", "120000", "WRITE")
+    try:
+        yield
+    finally:
+        core.redis("CLIENT", "UNPAUSE")
+
+
+def addresses_of(worker: Container) -> list[str]:
+    return [network["IPAddress"] for network in worker.attrs["NetworkSettings"]["Networks"].values()]
+
+
+@contextmanager
+def told_to_stop(worker: Container) -> Iterator[threading.Thread]:
+    """The thread that waits for its end; at the end of the block it has ended by itself."""
+    stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
+    stop.start()
+    try:
+        yield stop
+    finally:
+        stop.join(150)
+    assert not stop.is_alive(), "it does not end"
+    worker.reload()
+    assert worker.attrs["State"]["ExitCode"] == 0
+
+
 @pytest.fixture
 def only_worker(core: Deployment) -> Iterator[str]:
     """The service of the one worker that takes jobs."""
@@ -50,30 +81,38 @@ def only_worker(core: Deployment) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", ["/webhook/ledger", "/webhook/second"], ids=["node", "Code node"])
-def test_it_finishes_what_it_has_taken(core: Deployment, only_worker: str, path: str) -> None:
+def test_it_finishes_a_job_that_it_has_not_read_yet(core: Deployment, only_worker: str, path: str) -> None:
     worker = core.containers()[only_worker]
-    addresses = [network["IPAddress"] for network in worker.attrs["NetworkSettings"]["Networks"].values()]
     waits = f"""SELECT count(*) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND query LIKE '%execution_entity%'
-        AND host(client_addr) = ANY('{{{",".join(addresses)}}}')"""
-    stop = threading.Thread(target=worker.stop, kwargs={"timeout": 120})
+        AND host(client_addr) = ANY('{{{",".join(addresses_of(worker))}}}')"""
     worker.pause()
     try:
         with NumberedStream(core, path, limit=1) as stream:
             wait_until(lambda: stream.accepted, "the request to be accepted")
-        with locked(core, "execution_entity"):
+        with ExitStack() as stopped, locked(core, "execution_entity"):
             worker.unpause()
             wait_until(lambda: core.sql(waits) != [["0"]], "the worker to read the execution")
-            stop.start()
-            stop.join(PATIENCE_SECONDS)
-            assert stop.is_alive(), "it has left its job"
+            end = stopped.enter_context(told_to_stop(worker))
+            end.join(PATIENCE_SECONDS)
+            assert end.is_alive(), "it has left its job"
     finally:
         worker.reload()
         if worker.status == "paused":
             worker.unpause()
-        if stop.ident:
-            stop.join(150)
-    assert not stop.is_alive(), "it does not end"
-    worker.reload()
-    assert worker.attrs["State"]["ExitCode"] == 0
     wait_until(lambda: executions_of(core, stream) == {0: ["success"]}, "the execution to succeed")
+
+
+def test_it_finishes_what_comes_with_the_end_of_another(core: Deployment) -> None:
+    """A backlog: the answer to the end of one job is the next one, and arrives when the queue has been paused."""
+    worker = str(core.containers()["n8n-worker-1"].name)
+    program = (Path(__file__).parent / "stopping_worker.js").read_text(encoding="utf-8")
+    command = ["docker", "exec", "-i", worker, "node", "-e", program, f"test-{uuid4().hex[:8]}"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stopping:
+        assert stopping.stdin and stopping.stdout
+        assert stopping.stdout.readline() == "processing the first job\n"
+        with read_only(core):
+            stopping.stdin.write("go on\n")
+            stopping.stdin.flush()
+            assert stopping.stdout.readline() == "paused\n"
+        assert stopping.communicate("go on\n", timeout=60)[0] == "done 1,2\n"
