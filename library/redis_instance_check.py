@@ -81,6 +81,7 @@ version:
 import json
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -108,8 +109,12 @@ class Client:
         self._container = ["docker", "exec", "-i", container]
         self._argv = [*self._container, "sh", "-c", _LOGIN, "sh", password_file, user]
 
+    @cached_property
     def version(self) -> str:
-        lines = self._ask("INFO server\n").splitlines()
+        """Of a server that serves: while it loads its data, it answers PING with an error."""
+        pong, *lines = self._ask("PING\nINFO server\n").splitlines() or [""]
+        if pong != "PONG":
+            raise RedisError(f"PING: {pong}")
         fields = dict(line.split(":", 1) for line in lines if ":" in line)
         return fields.get("valkey_version", fields.get("redis_version", "")).strip()
 
@@ -149,7 +154,7 @@ def differences(client: Client, params: dict[str, Any]) -> list[str]:
     permitted = [trial for trial, verdict in zip(trials, verdicts, strict=True) if verdict == "OK"]
     return [
         *(f"{k} is {actual.get(k)}, wanted {v}" for k, v in wanted.items() if actual.get(k) != str(v)),
-        *acl_differences(users(acl), params["users"], spells_out(client.version())),
+        *acl_differences(users(acl), params["users"], spells_out(client.version)),
         *(f"user {trial} is permitted" for trial in permitted),
         *(["answers without a login"] if client.is_open() else []),
     ]
@@ -203,7 +208,7 @@ def connect(module: AnsibleModule) -> Client | None:
             if container is None:
                 raise RedisError("no such container")
             client = Client(again_where_lost(run), container["Id"], params["user"], params["password_file"])
-            client.replies(["PING"])
+            _ = client.version
             return client
         except (RedisError, HttpError) as error:
             if module.check_mode:
@@ -232,7 +237,7 @@ def main() -> None:
     try:
         client = connect(module)
         found = differences(client, module.params) if client else []
-        version = client.version() if client else None
+        version = client.version if client else None
     except (RedisError, HttpError) as error:
         module.fail_json(msg=f"{name}: {error}")
     if client is None:

@@ -26,8 +26,8 @@ class FakeContainer:
         self.calls.append((argv, stdin))
         if argv[-1] == "redis-cli":
             return 0, "PONG\n" if self.open else "NOAUTH Authentication required.\n\n", ""
-        if stdin == "INFO server\n":
-            return 0, "redis_version:8.0.2\r\n", ""
+        if "INFO server" in stdin:
+            return 0, "PONG\nredis_version:8.0.2\r\n", ""
         refusal = "User n8n has no permissions to run the 'flushall' command"
         replies = [self.answers.get(line, refusal) for line in stdin.splitlines()]
         return 0, "".join(f"{json.dumps(reply)}\n" for reply in replies), ""
@@ -115,16 +115,23 @@ def test_too_few_replies_are_an_error():
         client.replies(["PING", "PING"])
 
 
+@pytest.mark.parametrize("answer", ["LOADING Redis is loading the dataset in memory\n", ""])
+def test_a_server_that_still_loads_its_data_has_not_answered(answer: str) -> None:
+    client = Client(lambda _argv, _stdin: (0, answer, ""), "abc", "admin", "/p")
+    with pytest.raises(RedisError, match="PING"):
+        _ = client.version
+
+
 @pytest.mark.parametrize(
     ("answer", "version"),
     [
-        ("# Server\r\nredis_version:8.0.2\r\n", "8.0.2"),
-        ("redis_version:7.2.4\nvalkey_version:8.1.4\n", "8.1.4"),
+        ("PONG\n# Server\r\nredis_version:8.0.2\r\n", "8.0.2"),
+        ("PONG\nredis_version:7.2.4\nvalkey_version:8.1.4\n", "8.1.4"),
     ],
 )
 def test_the_version_is_that_of_the_flavour(answer, version):
     client = Client(lambda _argv, _stdin: (0, answer, ""), "abc", "admin", "/p")
-    assert client.version() == version
+    assert client.version == version
 
 
 def test_a_server_that_spells_rules_out_is_compared_by_keys_and_channels() -> None:
