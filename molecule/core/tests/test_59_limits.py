@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,9 @@ import pytest
 
 from tests.support.deployment import Deployment, wait_until
 from tests.support.depth import smoke_and_full
+from tests.support.ledger import deploy_test_workflows
 from tests.support.n8n_rest import Editor, code, worker_of
+from tests.support.stream import NumberedStream, executions_of
 
 READY = "http://127.0.0.1:5678/healthz/readiness"
 PROCESSES = ("n8n-main", "n8n-webhook-1", "n8n-worker-1")
@@ -18,6 +21,8 @@ ENDLESS = {
     "buffers": "const kept = []; for (;;) kept.push(Buffer.alloc(8 * 1024 * 1024, 1));",
     "output": "const all = []; for (;;) all.push({json: {text: 'x'.repeat(100000) + all.length}});",
 }
+# More than two cores execute: the queue is never empty.
+PER_SECOND = 15
 SLOW = "await new Promise((done) => setTimeout(done, 8000)); return [{json: {done: true}}];"
 
 
@@ -71,6 +76,18 @@ def test_a_result_below_the_limit_is_saved(core: Deployment, editor: Editor) -> 
     before = core.fingerprint()
     assert editor.run(code(returned(31)), seconds=120).status == "success"
     assert core.fingerprint() == before
+
+
+@pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes of load: make test-nightly")
+def test_workers_that_are_full_for_ten_minutes_keep_within_their_memory(core: Deployment) -> None:
+    """Two workers with a concurrency of ten each, executions of a second and more."""
+    deploy_test_workflows(core)
+    killed_before = core.killed_for_memory()
+    with NumberedStream(core, "/webhook/second", rate=PER_SECOND, limit=600 * PER_SECOND) as stream:
+        wait_until(lambda: len(stream.outcomes) == 600 * PER_SECOND, "ten minutes of requests", 900, every=5)
+    succeeded = {number: ["success"] for number in range(600 * PER_SECOND)}
+    wait_until(lambda: executions_of(core, stream) == succeeded, "all of them to succeed", 900, every=5)
+    assert core.killed_for_memory() == killed_before
 
 
 def test_readiness_follows_the_database(core: Deployment, editor: Editor) -> None:
