@@ -103,7 +103,10 @@ for i = 1, #ARGV do
   for _, state in ipairs({'wait', 'paused', 'active'}) do
     redis.call('lrem', KEYS[1] .. ':' .. state, 0, ARGV[i])
   end
-  redis.call('zrem', KEYS[1] .. ':delayed', ARGV[i])
+  -- Bull places a new job by how many `priority` holds: for each that is gone it would overtake one that waits.
+  for _, state in ipairs({'delayed', 'priority'}) do
+    redis.call('zrem', KEYS[1] .. ':' .. state, ARGV[i])
+  end
   redis.call('del', KEYS[1] .. ':' .. ARGV[i], KEYS[1] .. ':' .. ARGV[i] .. ':lock')
 end
 return #ARGV

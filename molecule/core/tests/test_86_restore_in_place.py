@@ -66,11 +66,13 @@ def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str
         data = json.dumps({"executionId": f"7{job}", "workflowId": workflow})
         core.redis("HSET", f"bull:jobs:{job}", "data", data)
         core.redis("ZADD" if score else "LPUSH", f"bull:jobs:{key}", *score, job)
+        core.redis("ZADD", "bull:jobs:priority", "100", job)
     moment = now(core)
     core.sql("DELETE FROM execution_entity")
     assert executions(core) == set()
     yield found, moment, waiting
     core.redis("DEL", "bull:jobs:delayed", "bull:jobs:paused", *JOBS)
+    core.redis("ZREM", "bull:jobs:priority", "990001", "990002")
 
 
 def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_what_came_later_is_accounted_for(
@@ -104,6 +106,7 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
     assert waiting in {entry["execution"] for entry in lost["executions"]}
     assert {"990001", "990002"} <= {entry["job"] for entry in lost["jobs"]}
     assert core.redis("EXISTS", *JOBS, "bull:jobs:delayed", "bull:jobs:paused") == "0"
+    assert core.redis("ZREM", "bull:jobs:priority", "990001", "990002") == "0", "later jobs would overtake"
     assert json.loads(report.with_name("report.json").read_text())["seconds"] <= RESTORE_SECONDS
     assert former_data(core), "the data from before stay"
     assert not (core.data_root / "state/restore.json").exists()
