@@ -51,6 +51,7 @@ options:
       - V(prepared) restores beside; the server may run meanwhile.
       - V(switched) makes the server's next start use it.
       - V(reverted) goes back to the former generation, on a timeline of its own, and removes what was restored beside.
+        Of a volume that held no data before, the restored ones stay in use, with a warning.
       - V(discarded) removes all generations but the one in use.
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -242,9 +243,13 @@ class Manager:
         worker.switch(self.record["generation"])
 
     def _revert(self) -> None:
-        previous = self.record.get("previous")
-        if not previous:
-            raise BackupError(f"{self.volume}: there was no data before; nothing to go back to")
+        previous = self.record["previous"]
+        if not postgres_generations.holds_data(self.volume, previous):
+            # Of a volume that was lost. Files and queue have a way back, which must not end here.
+            self.warnings.append(
+                f"{self.volume} held no data before: the restored ones, {self.record['generation']}, stay in use"
+            )
+            return
         self._write({**self.record, "reverting": True})
         undo_branch(self.volume, previous)
         postgres_generations.write_current(self.volume, previous)

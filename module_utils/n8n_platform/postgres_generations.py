@@ -15,9 +15,14 @@ _TIMELINE_AT = 48
 
 def write_current(volume: Path, generation: str) -> None:
     """What the next start of the server uses. Raises BackupError when it is not there."""
-    if not (volume / generation / "PG_VERSION").exists():
+    if not holds_data(volume, generation):
         raise BackupError(f"{volume}: {generation} holds no data")
     write_file(volume / "current", f"{generation}\n", UID, UID, 0o644)
+
+
+def holds_data(volume: Path, generation: str) -> bool:
+    """Of "", the generation of a volume that had none: no."""
+    return bool(generation) and (volume / generation / "PG_VERSION").exists()
 
 
 def current_generation(volume: Path) -> str:

@@ -1,6 +1,7 @@
 """Which steps a restore of Postgres still has to do, and that each can be repeated."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,26 @@ def test_going_back_does_not_depend_on_the_repository(folder: Path, monkeypatch:
     (warning,) = back.warnings
     assert "17/1 is in use again" in warning and "no answer" in warning and "restore_timeline=5" in warning
     assert manager(folder, "reverted").plan() == []
+
+
+@pytest.mark.parametrize("lost", ["17", "17/1/PG_VERSION"])
+def test_without_data_before_the_way_back_leaves_the_restored_ones_and_says_so(
+    folder: Path, lost: str
+) -> None:
+    volume = folder / "volume"
+    if lost == "17":
+        shutil.rmtree(volume)
+        (volume / "17").mkdir(parents=True)
+    else:
+        (volume / lost).unlink()
+    prepared(folder)
+    manager(folder, "switched").apply(["switch"])
+    restored = postgres_generations.current_generation(volume)
+    back = manager(folder, "reverted")
+    back.apply(back.plan())
+    assert postgres_generations.current_generation(volume) == restored
+    (warning,) = back.warnings
+    assert "held no data before" in warning and restored in warning
 
 
 SETTINGS = "work_mem = '4MB'\n"
