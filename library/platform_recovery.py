@@ -204,7 +204,7 @@ class Manager:
         self.manifest = self._choose()
         if self.params["state"] == "chosen" or self._is_fetched():
             return []
-        recovery_fetch.check_room(self.manifest, Path(self.params["volumes_root"]))
+        recovery_fetch.check_room(self.manifest, self.directory.path, Path(self.params["volumes_root"]))
         return [f"fetch run {self.manifest['run']} from the {self.params['repository']} repository"]
 
     def apply(self, steps: list[str]) -> None:

@@ -113,27 +113,44 @@ def copy_keys(source: dict[str, Any], keys: Path) -> list[str]:
     return taken
 
 
-def needed_bytes(manifest: dict[str, Any]) -> int:
-    """Of all that is fetched, and of the databases as they are written from their compressed sets, which stay where
-    they are."""
-    sizes: dict[str, int] = {}
+def needed_bytes(manifest: dict[str, Any]) -> dict[tuple[str, str], int]:
+    """By name and kind of item, of what is fetched, and of the databases as they are written from their compressed
+    sets, which stay where they are."""
+    sizes: dict[tuple[str, str], int] = {}
     for item in manifest["items"]:
         size = (item.get("details") or {}).get("database_bytes") or item.get("bytes")
         # Each repository has its own set of the same database.
-        sizes[item["name"]] = max(sizes.get(item["name"], 0), int(size or 0))
-    return sum(sizes.values())
+        key = item["name"], item["kind"]
+        sizes[key] = max(sizes.get(key, 0), int(size or 0))
+    return sizes
 
 
-def check_room(manifest: dict[str, Any], place: Path) -> None:
-    """Raises RecoveryError when the file system of `place` has no room for a second copy of everything."""
-    existing = next(path for path in (place, *place.parents) if path.exists())
-    free, needed = shutil.disk_usage(existing).free, needed_bytes(manifest)
-    # A tenth more: databases grow while their WAL is replayed.
-    if free < needed * 1.1:
-        raise RecoveryError(
-            f"{place}: {needed / 1e9:.1f} GB are restored beside what is there, only {free / 1e9:.1f} GB are free",
-            Exit.NO_SPACE,
+def check_room(manifest: dict[str, Any], fetched: Path, volumes: Path) -> None:
+    """Raises RecoveryError when a disk has no room for what comes onto it: a second copy of everything, where the
+    recovery directory `fetched` and the volumes lie on the same one."""
+    # From one disk to another a directory is copied, else renamed.
+    places = {"pgbackrest": (volumes,), "directory": (fetched, volumes)}
+    for disk, place in {_disk(path): path for path in (fetched, volumes)}.items():
+        needed = sum(
+            size
+            for (_, kind), size in needed_bytes(manifest).items()
+            if disk in map(_disk, places.get(kind, (fetched,)))
         )
+        free = shutil.disk_usage(_existing(place)).free
+        # A tenth more: databases grow while their WAL is replayed.
+        if free < needed * 1.1:
+            raise RecoveryError(
+                f"{place}: {needed / 1e9:.1f} GB are restored beside what is there, only {free / 1e9:.1f} GB are free",
+                Exit.NO_SPACE,
+            )
+
+
+def _disk(path: Path) -> int:
+    return _existing(path).stat().st_dev
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def fetch(directory: Directory, restic: Restic, manifest: dict[str, Any], limit: float) -> None:

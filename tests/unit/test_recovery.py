@@ -7,6 +7,7 @@ import json
 import os
 from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -293,8 +294,36 @@ def test_a_directory_from_elsewhere_has_no_place(tmp_path: Path) -> None:
 def test_room_is_asked_for_before(tmp_path: Path) -> None:
     huge = manifest(items=[{"name": "db", "kind": "pgbackrest", "bytes": 1 << 60}])
     with pytest.raises(RecoveryError, match="GB are free"):
-        recovery_fetch.check_room(huge, tmp_path / "not/there/yet")
-    recovery_fetch.check_room(manifest(), tmp_path)
+        recovery_fetch.check_room(huge, tmp_path / "state", tmp_path / "not/there/yet")
+    recovery_fetch.check_room(manifest(), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("disks", "free", "full"),
+    [
+        ({"state": 1, "volumes": 1}, {"state": 130, "volumes": 130}, "volumes: 0.1 GB"),
+        ({"state": 1, "volumes": 1}, {"state": 160, "volumes": 160}, ""),
+        # A dump stays where it is fetched; a directory is copied to another disk; a database is written there.
+        ({"state": 1, "volumes": 2}, {"state": 40, "volumes": 130}, "state: 0.0 GB"),
+        ({"state": 1, "volumes": 2}, {"state": 60, "volumes": 120}, "volumes: 0.1 GB"),
+        ({"state": 1, "volumes": 2}, {"state": 60, "volumes": 130}, ""),
+    ],
+)
+def test_each_disk_needs_room_for_what_comes_onto_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disks: dict[str, int], free: dict[str, int], full: str
+) -> None:
+    sizes = {"pg_dump": 30, "directory": 15, "pgbackrest": 100}
+    made = manifest(items=[{"name": kind, "kind": kind, "bytes": n * 10**6} for kind, n in sizes.items()])
+    monkeypatch.setattr(recovery_fetch, "_disk", lambda path: disks[path.name])
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free[path.name] * 10**6))
+    places = [tmp_path / name for name in disks]
+    for path in places:
+        path.mkdir()
+    if not full:
+        recovery_fetch.check_room(made, *places)
+        return
+    with pytest.raises(RecoveryError, match=full):
+        recovery_fetch.check_room(made, *places)
 
 
 def test_the_room_is_that_of_the_database_and_not_of_its_compressed_sets() -> None:
@@ -302,8 +331,10 @@ def test_the_room_is_that_of_the_database_and_not_of_its_compressed_sets() -> No
     common = {"name": "postgres-n8n", "kind": "pgbackrest", "details": {"database_bytes": 5000}}
     made = [{**common, "repository": name, "bytes": 70} for name in ("local", "s3")]
     failed = {**common, "name": "postgres-other", "repository": "local", "bytes": 30, "details": {}}
-    assert recovery_fetch.needed_bytes(manifest(items=[files, *made])) == 5010
-    assert recovery_fetch.needed_bytes(manifest(items=[files, *made, failed])) == 5040
+    wanted = {("n8n-home", "directory"): 10, ("postgres-n8n", "pgbackrest"): 5000}
+    assert recovery_fetch.needed_bytes(manifest(items=[files, *made])) == wanted
+    wanted |= {("postgres-other", "pgbackrest"): 30}
+    assert recovery_fetch.needed_bytes(manifest(items=[files, *made, failed])) == wanted
 
 
 def test_keys_of_a_running_source_are_copied_for_root_only(
