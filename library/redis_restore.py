@@ -17,7 +17,8 @@ options:
   state:
     description:
       - C(restored) fills the volume from the dump.
-      - C(kept) copies the volume of a stopped instance, C(reverted) puts that copy back, C(discarded) removes it.
+      - C(kept) copies the volume of a stopped instance, once per recovery directory; C(reverted) puts that copy back,
+        C(discarded) removes it.
     type: str
     choices: [restored, kept, reverted, discarded]
     default: restored
@@ -141,15 +142,18 @@ class Manager:
         self.directory = Directory(Path(params["directory"]))
         self.volume = Path(params["volume"])
         self.beside = self.volume.with_name(f"{self.volume.name}.restoring")
-        self.former = self.volume.with_name(f"{self.volume.name}.before-restore")
+        self.former = recovery_fetch.former(self.volume)
         self.step = f"redis-{params['name']}"
+        self.kept = f"kept-{self.step}"
         self.oneshots = OneShots(engine, params["environment"], "restore", memory=0)
         self.keys: int | None = None
 
     def plan(self) -> list[str]:
-        state = self.params["state"]
+        state, there = self.params["state"], self.former.exists()
         if state != "restored":
-            needed = self.former.exists() != (state == "kept")
+            # Without the mark it is of an earlier restore, and older than the queue.
+            kept = there and self.directory.done(self.kept)
+            needed = {"kept": not kept, "reverted": kept, "discarded": there}[state]
             return [f"{state} {self.former}"] if needed else []
         if self.directory.done(self.step):
             return []
@@ -162,7 +166,9 @@ class Manager:
         if not steps:
             return
         if self.params["state"] == "kept":
+            shutil.rmtree(self.former, ignore_errors=True)
             recovery_fetch.copy_tree(self.volume, self.former)
+            self.directory.mark(self.kept)
         elif self.params["state"] == "reverted":
             shutil.rmtree(self.volume, ignore_errors=True)
             self.former.rename(self.volume)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, tree_bytes
-from ansible.module_utils.n8n_platform.recovery_fetch import former
+from ansible.module_utils.n8n_platform.recovery_fetch import discard_former
 from ansible.module_utils.n8n_platform.restic import SOURCE
 
 
@@ -40,8 +39,4 @@ class Directory:
 
     def completed(self, _context: Context) -> list[str]:
         """After a good set: what the last restore has replaced goes. One text each."""
-        gone = former(self.path)
-        if not gone.exists():
-            return []
-        shutil.rmtree(gone)
-        return [f"removed {gone}, which a restore has replaced"]
+        return discard_former(self.path)

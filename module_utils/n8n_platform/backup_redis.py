@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Context, file_artefact
 from ansible.module_utils.n8n_platform.engine_run import Mount
+from ansible.module_utils.n8n_platform.recovery_fetch import discard_former
 
 # The password is read inside the container, and only for this one process.
 LOGIN = (
@@ -48,6 +49,10 @@ class RedisRdb:
             int(field.split(",")[0].removeprefix("keys=")) for field in info.values() if "keys=" in field
         )
         return [file_artefact(self.name, "redis_rdb", target, service=self.service, keys=keys)]
+
+    def completed(self, context: Context) -> list[str]:
+        """After a good set: the queue that the last restore has replaced goes. One text each."""
+        return discard_former(context.definition.volumes_root / self.service)
 
     def _save(self, context: Context) -> Path:
         """The dump's path on the host, once a save that began after our asking has ended well."""

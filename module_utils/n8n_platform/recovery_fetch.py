@@ -218,6 +218,15 @@ def former(target: Path) -> Path:
     return target.with_name(f"{target.name}.before-restore")
 
 
+def discard_former(target: Path) -> list[str]:
+    """After a good set; one text each."""
+    gone = former(target)
+    if not gone.exists():
+        return []
+    shutil.rmtree(gone)
+    return [f"removed {gone}, which a restore has replaced"]
+
+
 def put_back(directory: Directory, name: str, target: Path) -> None:
     """What was there before `place`, from every step of it; a directory that was not there is left."""
     if directory.done(f"kept-{name}") and former(target).exists():

@@ -51,6 +51,10 @@ def former_data(core: Deployment) -> set[str]:
     return found - {current}
 
 
+def former_queue(core: Deployment) -> Path:
+    return core.data_root / "volumes/redis-queue.before-restore"
+
+
 @pytest.fixture
 def deleted(core: Deployment, backup: Path) -> Iterator[tuple[set[str], str, str]]:
     """Executions that somebody has deleted, the moment before that, and one of them that had waited without a job. The
@@ -108,7 +112,7 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
     assert core.redis("EXISTS", *JOBS, "bull:jobs:delayed", "bull:jobs:paused") == "0"
     assert core.redis("ZREM", "bull:jobs:priority", "990001", "990002") == "0", "later jobs would overtake"
     assert json.loads(report.with_name("report.json").read_text())["seconds"] <= RESTORE_SECONDS
-    assert former_data(core), "the data from before stay"
+    assert former_data(core) and former_queue(core).is_dir(), "data and queue from before stay"
     assert not (core.data_root / "state/restore.json").exists()
     assert not (core.data_root / "state/recovery").exists()
     verified = core.run("verify")
@@ -158,6 +162,7 @@ def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Depl
         assert former_data(core) == left, (
             "the next good daily backup removes what the last restore has replaced"
         )
+    assert not former_queue(core).exists()
 
     assert newest_run(backup) in succeeds(for_core(doc_block("status"), core))
 
@@ -211,7 +216,7 @@ def test_from_the_bucket_with_nothing_kept_and_nobody_else_meanwhile(core: Deplo
     output, _ = first.communicate(timeout=1800)
     assert first.returncode == 0, output[-6000:]
     assert before <= executions(core) and core.smoke()[0] == 200
-    assert former_data(core) == set(), "what was before is gone at once"
+    assert former_data(core) == set() and not former_queue(core).exists(), "what was before is gone at once"
     made = core.run("backup", backup_type="incr")
     assert made.rc == 0, made.failures()
 
