@@ -22,7 +22,7 @@ options:
     type: str
     required: true
   empty:
-    description: Take out every job, as after a restore of Postgres to a point in time.
+    description: Take out every job, as after a restore of Postgres to an earlier moment.
     type: bool
     default: false
   directory:

@@ -47,7 +47,7 @@ options:
     type: int
     default: 2002
   empty:
-    description: Begin with an empty instance whatever was backed up, as a point-in-time restore of Postgres needs it.
+    description: Begin with an empty instance whatever was backed up, as Postgres at an earlier moment needs it.
     type: bool
     default: false
   timeout:

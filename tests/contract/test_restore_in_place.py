@@ -12,7 +12,7 @@ import yaml
 from ansible.module_utils.n8n_platform.backup_lock import backup_lock
 from contract.conftest import ROOT, load, walk
 
-from tests.support.made_up_play import called
+from tests.support.made_up_play import called, play, run_play, written
 
 PLAYBOOK = ROOT / "playbooks/_restore_in_place.yml"
 # What is done before the switch, in order; the first may refuse while backups go on.
@@ -102,3 +102,28 @@ def test_a_backup_that_is_at_work_is_waited_for_and_named(tmp_path: Path, state:
     (tmp_path / "called").unlink()
     _, entered = restored(tmp_path, BEFORE[-1])
     assert entered == [*BEFORE, *TAKEN_AWAY]
+
+
+# What is restored, and whether the database comes to an earlier moment.
+RECOVERIES: list[tuple[dict[str, Any], bool]] = [
+    ({}, False),
+    ({"time": "2026-11-22T10:00:00Z"}, True),
+    ({"run": "20261122T020000Z"}, True),
+    ({"kind": "logical"}, True),
+    ({"parts": ["databases"]}, False),
+    ({"parts": ["databases", "redis-queue"], "run": "20261122T020000Z"}, True),
+    ({"parts": ["redis-queue"], "run": "20261122T020000Z"}, False),
+]
+
+
+def test_the_queue_starts_empty_where_the_database_goes_back(tmp_path: Path) -> None:
+    asked = {}
+    for role, module in (("redis", "redis_restore"), ("n8n", "n8n_queue_restore")):
+        tasks = load(ROOT / f"roles/{role}/tasks/restore.yml")
+        asked[role] = next(task[module]["empty"] for task in tasks if module in task)
+    recoveries = [{"time": "", "run": "", **recovery} for recovery, _ in RECOVERIES]
+    files = [tmp_path / f"{number}.json" for number, _ in enumerate(recoveries)]
+    pairs = zip(files, recoveries, strict=True)
+    run_play(tmp_path, [play(*(written(path, asked, platform_recovery=given) for path, given in pairs))])
+    found = [json.loads(path.read_text()) for path in files]
+    assert found == [dict.fromkeys(("redis", "n8n"), empty) for _, empty in RECOVERIES]
