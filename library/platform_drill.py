@@ -11,8 +11,9 @@ short_description: Rehearse a restore and write down what came of it
 description:
   - C(marked) counts and hashes the workflows and the finished executions of the source, names the moment at which that
     was so, and waits until the write-ahead log of this moment is archived. Nothing of the source is changed.
-  - C(archived) only waits until the log of what has happened until now is archived. A source that does not serve is
-    left, and so is a server of which the repositories hold nothing, such as an empty one in the place of lost data.
+  - C(archived) only waits until the log of what has happened until now is archived. What hinders that is a warning,
+    since a restore is needed most where something is broken. A server of which the repositories hold nothing, such as
+    an empty one in the place of lost data, has nothing to archive.
   - C(compared) does the same in the copy, which was restored to that moment, before n8n starts there.
   - C(decrypted) lets n8n decrypt every credential of the copy. No credential is returned.
   - C(recorded) writes the outcome where metrics and C(verify) read it.
@@ -69,6 +70,10 @@ reference:
   description: "{started, time, until, loss_seconds, tables: {name: {rows, hash}}}; times in ISO 8601."
   returned: when marked
   type: dict
+archived:
+  description: Whether nothing of the source is left that is not archived.
+  returned: when archived
+  type: bool
 credentials:
   description: How many were decrypted.
   returned: when decrypted
@@ -93,6 +98,10 @@ from ansible.module_utils.n8n_platform.http import HttpError
 _STATES = ("marked", "archived", "compared", "decrypted", "recorded")
 _ATTEMPTS = 10
 _POLL_SECONDS = 0.5
+_NOT_ARCHIVED = (
+    "of the last moments only what is archived can be restored. In place the rest stays in the data from before until "
+    "the next good daily or weekly backup, with restore_discard_previous, too"
+)
 # Sums of hashes do not depend on the order of rows. What is still running would change under our hands.
 _TABLES = {
     "workflow_entity": "SELECT w::text AS row FROM workflow_entity w",
@@ -147,6 +156,7 @@ class Manager:
     def __init__(self, params: dict[str, Any], engine: Engine) -> None:
         self.params = params
         self.engine = engine
+        self.warnings: list[str] = []
 
     def plan(self) -> str:
         return str(self.params["state"])
@@ -176,26 +186,31 @@ class Manager:
         raise DrillError(f"workflows or finished executions changed during each of {_ATTEMPTS} looks at them")
 
     def _archive_running(self) -> dict[str, Any]:
-        container = self.engine.service(self.params["project"], self.params["service"])
-        state = container["State"] if container else {}
-        if state.get("Health", {}).get("Status") == "healthy" and self._is_archived():
-            self._archive()
-        return {}
+        try:
+            container = self.engine.service(self.params["project"], self.params["service"])
+            state = container["State"] if container else {}
+            if state.get("Health", {}).get("Status") != "healthy":
+                raise DrillError(f"{self.params['service']} does not serve")
+            if self._is_archived():
+                self._archive()
+        except (DrillError, HttpError, ValueError) as error:
+            self.warnings.append(f"{error}: {_NOT_ARCHIVED}")
+        return {"archived": not self.warnings}
 
     def _is_archived(self) -> bool:
         """Whether the repositories are of this server, by the number that initdb gave it."""
         found = json.loads(self._execute(self.params["service"], ["pgbackrest", "info", "--output=json"]))
         known = {str(database["system-id"]) for stanza in found for database in stanza["db"]}
-        return self._sql("SELECT system_identifier FROM pg_control_system()") in known
+        return self._sql("SELECT system_identifier FROM pg_control_system()", "postgres") in known
 
     def _archive(self) -> None:
-        segment = self._sql(_COMMIT).splitlines()[-1]
+        # The log is of all databases, and n8n's may be what was lost.
+        segment = self._sql(_COMMIT, "postgres").splitlines()[-1]
         deadline = time.monotonic() + self.params["timeout"]
-        while self._sql(_ARCHIVED.format(segment=segment)) != "t":
+        while self._sql(_ARCHIVED.format(segment=segment), "postgres") != "t":
             if time.monotonic() > deadline:
                 raise DrillError(
-                    f"the write-ahead log {segment} was not archived within {self.params['timeout']} s: what happened "
-                    "since cannot be restored"
+                    f"the write-ahead log {segment} was not archived within {self.params['timeout']} s"
                 )
             time.sleep(_POLL_SECONDS)
 
@@ -239,8 +254,8 @@ class Manager:
             for name, query in _TABLES.items()
         }
 
-    def _sql(self, query: str) -> str:
-        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "n8n"]
+    def _sql(self, query: str, database: str = "n8n") -> str:
+        argv = ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database]
         return self._execute(self.params["service"], [*argv, "-c", "SET statement_timeout = 0", "-c", query])
 
     def _execute(self, service: str, argv: list[str]) -> str:
@@ -260,6 +275,8 @@ def main() -> None:
         found = {} if module.check_mode else manager.apply(manager.plan())
     except (DrillError, HttpError) as error:
         module.fail_json(msg=f"drill: {error}")
+    for text in manager.warnings:
+        module.warn(text)
     module.exit_json(changed=module.params["state"] == "recorded", **found)
 
 

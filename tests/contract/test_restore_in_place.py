@@ -127,3 +127,41 @@ def test_the_queue_starts_empty_where_the_database_goes_back(tmp_path: Path) -> 
     run_play(tmp_path, [play(*(written(path, asked, platform_recovery=given) for path, given in pairs))])
     found = [json.loads(path.read_text()) for path in files]
     assert found == [dict.fromkeys(("redis", "n8n"), empty) for _, empty in RECOVERIES]
+
+
+def condition(name: str, playbook: str) -> str:
+    """Of a task, as something that can be templated."""
+    tasks = [task for entry in load(ROOT / "playbooks" / playbook) for task in walk(entry.get("tasks", []))]
+    (found,) = [task["when"] for task in tasks if task.get("name") == name]
+    return f"{{{{ {found} }}}}"
+
+
+# What is asked for, and whether the log is archived first.
+ASKED: list[tuple[dict[str, str], bool]] = [
+    ({"restore_target": "scratch", "restore_parts": "n8n-home"}, True),
+    ({"restore_target": "in_place"}, True),
+    ({"restore_target": "in_place", "restore_parts": "n8n-home,databases"}, True),
+    ({"restore_target": "in_place", "restore_parts": "n8n-home"}, False),
+    ({"restore_target": "in_place", "restore_kind": "logical"}, False),
+    ({"restore_target": "back"}, False),
+]
+
+
+def test_the_log_is_archived_only_for_a_database_that_is_restored_from_it(tmp_path: Path) -> None:
+    archives = condition("Archive what has happened until now", "restore.yml")
+    tasks = [written(tmp_path / f"{n}.json", archives, **given) for n, (given, _) in enumerate(ASKED)]
+    run_play(tmp_path, [play(*tasks)])
+    assert [json.loads((tmp_path / f"{n}.json").read_text()) for n, _ in enumerate(ASKED)] == [
+        wanted for _, wanted in ASKED
+    ]
+
+
+def test_a_log_that_is_not_archived_stays_with_the_database_from_before(tmp_path: Path) -> None:
+    discards = condition("Remove the database from before", "_restore_in_place.yml")
+    archived: list[dict[str, Any]] = [{"skipped": True}, {"archived": True}, {"archived": False}]
+    tasks = [
+        written(tmp_path / f"{n}.json", discards, restore_discard_previous=True, __restore_archived=given)
+        for n, given in enumerate(archived)
+    ]
+    run_play(tmp_path, [play(*tasks)])
+    assert [json.loads((tmp_path / f"{n}.json").read_text()) for n in range(3)] == [True, True, False]

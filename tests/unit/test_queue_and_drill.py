@@ -150,10 +150,12 @@ def test_missing_rows_and_other_content_are_differences(answer: str, says: str) 
 
 
 class Server:
-    """Postgres and pgBackRest by the words that they are asked with; `asked` holds what was done."""
+    """Postgres and pgBackRest by the words that they are asked with; `asked` holds what was done, `archives` whether
+    the log gets to the repositories, `lost` the databases that are not there."""
 
-    def __init__(self, health: str, system_id: str) -> None:
-        self.health, self.system_id = health, system_id
+    def __init__(self, health: str = "healthy", system_id: str = "17", archives: bool = True) -> None:
+        self.health, self.system_id, self.archives = health, system_id, archives
+        self.lost = ["n8n"]
         self.asked: list[str] = []
 
     def service(self, project: str, service: str) -> dict[str, Any]:
@@ -164,28 +166,55 @@ class Server:
             return 0, json.dumps(
                 [{"db": [{"system-id": 17, "repo-key": 1}, {"system-id": 17, "repo-key": 2}]}]
             )
+        if argv[argv.index("-d") + 1] in self.lost:
+            return 2, 'FATAL:  database "n8n" does not exist'
         self.asked.append(argv[-1])
-        answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A", "last_archived_wal": "t"}
+        answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A"}
+        answers |= {"last_archived_wal": "t" if self.archives else "f", "json_build_object": "{}"}
+        answers |= {"extract(epoch": "12.5", "clock_timestamp": "2026-11-22T10:00:00Z"}
         return 0, next(answer for word, answer in answers.items() if word in argv[-1])
 
 
+def archiving(server: Server) -> platform_drill.Manager:
+    params = {"project": "p", "service": "postgres-n8n", "timeout": 0}
+    return platform_drill.Manager(params, server)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
-    ("health", "system_id", "waits"),
+    ("health", "system_id", "waits", "archived"),
     [
-        ("healthy", "17", True),
+        ("healthy", "17", True, True),
         # An empty server in the place of lost data can archive nothing, and has nothing that is worth it.
-        ("healthy", "18", False),
-        ("starting", "17", False),
-        ("unhealthy", "17", False),
+        ("healthy", "18", False, True),
+        ("starting", "17", False, False),
+        ("unhealthy", "17", False, False),
     ],
 )
 def test_only_a_server_that_serves_and_is_of_the_repository_is_waited_for(
-    health: str, system_id: str, waits: bool
+    health: str, system_id: str, waits: bool, archived: bool
 ) -> None:
     server = Server(health, system_id)
-    params = {"project": "p", "service": "postgres-n8n", "timeout": 1}
-    platform_drill.Manager(params, server).apply("archived")  # type: ignore[arg-type]
+    assert archiving(server).apply("archived") == {"archived": archived}
     assert any("pg_switch_wal" in query for query in server.asked) == waits
+
+
+def test_what_cannot_be_archived_ends_a_drill_and_no_restore() -> None:
+    server = Server(archives=False)
+    restore = archiving(server)
+    assert restore.apply("archived") == {"archived": False}
+    (warning,) = restore.warnings
+    assert "0A was not archived within 0 s" in warning and "last moments" in warning
+    server.lost = []
+    with pytest.raises(platform_drill.DrillError, match="0A was not archived within 0 s"):
+        archiving(server).apply("marked")
+
+
+def test_a_server_that_cannot_be_asked_ends_no_restore() -> None:
+    server = Server()
+    server.lost = ["postgres"]
+    restore = archiving(server)
+    assert restore.apply("archived") == {"archived": False}
+    assert "does not exist" in restore.warnings[0]
 
 
 def test_the_same_rows_are_none() -> None:
