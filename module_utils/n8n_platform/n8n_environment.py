@@ -14,6 +14,7 @@ from typing import Any
 
 BOOLEANS = ("true", "false")
 DANGEROUS = "it switches a protection off"
+NO_PYTHON = "Python in Code nodes is off, there is no runner for Python here"
 
 # Values that n8n takes without looking: anything else means something nobody asked for.
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -46,7 +47,7 @@ ADVICE: dict[str, str] = {
     "N8N_USER_FOLDER": "n8n's folder is /home/node/.n8n on a volume",
     "WEBHOOK_TUNNEL_URL": "use platform_domain; N8N_WEBHOOK_URL follows from it",
     "N8N_BINARY_DATA_STORAGE_PATH": "binary data lies in the database in queue mode",
-    "N8N_NATIVE_PYTHON_RUNNER": "use N8N_PYTHON_ENABLED; the platform switches Python in Code nodes off",
+    "N8N_NATIVE_PYTHON_RUNNER": NO_PYTHON,
     "N8N_JWT_AUTH_ACTIVE": "removed from n8n; use its own accounts and the operator class of the edge",
 }
 
@@ -68,7 +69,14 @@ OWNED: dict[str, str] = {
     "NODE_PATH": "it belongs to the image",
     "NODE_ENV": "it belongs to the image",
     "E2E_TESTS": "it opens n8n's test interface",
-}
+    **dict.fromkeys(
+        (
+            "N8N_PYTHON_ENABLED", "N8N_RUNNERS_STDLIB_ALLOW", "N8N_RUNNERS_EXTERNAL_ALLOW",
+            "N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS", "N8N_RUNNERS_BUILTINS_DENY",
+        ),
+        NO_PYTHON,
+    ),
+}  # fmt: skip
 
 FORBIDDEN: dict[str, tuple[str, ...]] = {
     "N8N_EXPRESSION_ENGINE": ("legacy",),

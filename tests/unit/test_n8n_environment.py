@@ -100,6 +100,22 @@ def test_secrets_and_what_the_platform_owns_are_refused_from_operators_only() ->
     assert "none of" in check({"EXECUTIONS_MODE": "queu"}, KNOWN, operator=False)[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("N8N_PYTHON_ENABLED", "true"),
+        ("N8N_PYTHON_ENABLED_FILE", "/run/python"),
+        ("N8N_NATIVE_PYTHON_RUNNER", "true"),
+        ("N8N_RUNNERS_STDLIB_ALLOW", "*"),
+        ("N8N_RUNNERS_EXTERNAL_ALLOW", "numpy"),
+        ("N8N_RUNNERS_ALLOW_TRANSITIVE_IMPORTS", "true"),
+        ("N8N_RUNNERS_BUILTINS_DENY", "eval"),
+    ],
+)
+def test_python_in_code_nodes_is_refused_because_nothing_runs_it(name: str, value: str) -> None:
+    assert "no runner for Python" in only(name, value)
+
+
 def test_it_is_said_whose_variable_it_is() -> None:
     found = n8n_environment_problems({"worker": {"N8N_METRICS": "no"}}, {"N8N_METRICS": "yes"}, KNOWN)
     assert [finding.split(": ")[0:2] for finding in found] == [
