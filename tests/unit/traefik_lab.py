@@ -208,9 +208,8 @@ class Lab:
         (directory / "secrets" / "traefik_users").write_text(USERS)
         certificate(directory / "secrets", role_value("__traefik_host_names", contributions))
         self.write(**inputs)
-        (directory / "traefik.yml").write_text(
-            self._localised(self._value("__traefik_static_files")["traefik.yml"])
-        )
+        for name, content in self._value("__traefik_static_files").items():
+            (directory / name).write_text(self._localised(content))
         self._process: subprocess.Popen[bytes] | None = None
 
     def _value(self, name: str) -> Any:
@@ -226,6 +225,8 @@ class Lab:
         for port, own in ((8080, self.http), (8443, self.https), (8082, self.internal)):
             text = text.replace(f'":{port}"', f'"127.0.0.1:{own}"')
         text = text.replace("/etc/traefik.d/current", str(self.directory / "config" / "current"))
+        for folder in ("/etc/traefik/", "/acme/"):
+            text = text.replace(folder, f"{self.directory}/")
         return text.replace("/run/secrets", str(self.directory / "secrets"))
 
     def write(self, **inputs: Any) -> None:
