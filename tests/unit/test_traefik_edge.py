@@ -390,38 +390,51 @@ def passed_before_a_refusal(ask: Callable[[int], int], per_second: float, burst:
     pytest.fail("never refused")
 
 
-def test_limits_of_one_source(tmp_path: Path) -> None:
-    edge = Edge(
-        tmp_path / "limits",
-        traefik_public_rate_per_second=1,
-        traefik_public_rate_burst=5,
-        traefik_public_in_flight=3,
-        traefik_operator_allowed_cidrs=["127.0.0.1/32"],
-    )
+def statuses_at_once(number: int, ask: Callable[[], int]) -> list[int]:
+    """In order of their size."""
+    statuses: list[int] = []
+    many = [threading.Thread(target=lambda: statuses.append(ask())) for _ in range(number)]
+    for thread in many:
+        thread.start()
+    for thread in many:
+        thread.join()
+    return sorted(statuses)
+
+
+REQUESTS = {"public": ("/webhook/a", {}), "operator": ("/", LOGIN), "api": ("/api/v1/x", {})}
+
+
+@pytest.mark.parametrize("limited", REQUESTS)
+def test_limits_of_one_source(tmp_path: Path, limited: str) -> None:
+    limits = {"rate_per_second": 1, "rate_burst": 5, "in_flight": 3}
+    edge = Edge(tmp_path / "limits", **{f"traefik_{limited}_{name}": value for name, value in limits.items()})
+
+    def status(route_class: str, source: str = "127.0.0.1") -> int:
+        path, headers = REQUESTS[route_class]
+        return edge.ask("GET", path, headers, source=source).status
+
     with edge.lab.running():
         edge.healthy()
-        passed_before_a_refusal(lambda _: edge.ask("GET", "/webhook/a").status, per_second=1, burst=5)
-        assert edge.ask("GET", "/webhook/a", source="127.0.0.2").status == 200
+        passed_before_a_refusal(lambda _: status(limited), per_second=1, burst=5)
+        assert status(limited, source="127.0.0.2") == 200
+        for other in REQUESTS.keys() - {limited}:
+            assert {status(other) for _ in range(10)} == {200}, other
+        for backend in edge.backends:
+            backend.delay = 3
+        assert statuses_at_once(4, lambda: status(limited, "127.0.0.3")) == [200, 200, 200, 429]
+
+
+def test_allow_lists_know_the_address_and_not_what_it_claims(tmp_path: Path) -> None:
+    edge = Edge(tmp_path / "allowed", traefik_operator_allowed_cidrs=["127.0.0.1/32"])
+    with edge.lab.running():
+        edge.healthy()
+        elsewhere = {"source": "127.0.0.2"}
         assert edge.ask("GET", "/", LOGIN).status == 200
-        assert edge.ask("GET", "/", LOGIN, source="127.0.0.2").status == 403
-        assert edge.ask("GET", "/api/v1/x", source="127.0.0.2").status == 403
-        assert (
-            edge.ask("GET", "/", LOGIN | {"X-Forwarded-For": "127.0.0.1"}, source="127.0.0.2").status == 403
-        )
-        for hook in edge.hooks:
-            hook.delay = 4
-        statuses: list[int] = []
-        many = [
-            threading.Thread(
-                target=lambda: statuses.append(edge.ask("GET", "/webhook/a", source="127.0.0.3").status)
-            )
-            for _ in range(4)
-        ]
-        for thread in many:
-            thread.start()
-        for thread in many:
-            thread.join()
-        assert sorted(statuses) == [200, 200, 200, 429]
+        assert edge.ask("GET", "/", LOGIN, **elsewhere).status == 403
+        assert edge.ask("GET", "/api/v1/x", **elsewhere).status == 403
+        assert edge.ask("GET", "/webhook/a", **elsewhere).status == 200
+        claimed = LOGIN | {"X-Forwarded-For": "127.0.0.1"}
+        assert edge.ask("GET", "/", claimed, **elsewhere).status == 403
 
 
 def test_behind_a_cdn_the_client_is_who_it_says(tmp_path: Path) -> None:
