@@ -216,6 +216,7 @@ def test_each_database_server_has_a_stanza_an_archive_and_sets_of_its_own(merged
     ("kind", "role", "words"),
     [
         ("service", "compose_project", f"service made-up is contributed by role {ROLE} and by role second"),
+        ("volumes", "volumes", "two roles contribute a volume of the same name: made-up"),
         ("schedule", "schedule", "two roles contribute a job of the same name: made-up-job, made-up-job"),
     ],
 )
@@ -251,5 +252,5 @@ def test_preflight_has_all_contributions_in_sight() -> None:
     first, then = play_of_roles["tasks"]
     assert first["ansible.builtin.import_tasks"] == "tasks/contributions.yml"
     asked = [task["ansible.builtin.import_role"]["name"] for task in then["block"]]
-    assert {"compose_project", "schedule"} <= {*asked}
+    assert {"volumes", "compose_project", "schedule"} <= {*asked}
     assert asked.index("container_images") < asked.index("compose_project"), "it says which images there are"
