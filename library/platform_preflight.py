@@ -7,6 +7,7 @@ short_description: Refuse a host that cannot carry an environment
 description:
   - Checks the operating system, the confirmation, the paths and, with O(resources), memory, disk, ports and addresses.
   - All problems are reported at once, each by the variable that it concerns. Changes nothing.
+  - That the memory limits of what runs in other environments leave too little is a warning.
   - What this environment's own containers and networks hold does not count as taken.
 author: n8n platform maintainers
 options:
@@ -42,11 +43,18 @@ RETURN = r"""
 
 import ipaddress
 import re
+from collections import Counter
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform import preflight
-from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, PROJECT_LABEL, Engine, listens
+from ansible.module_utils.n8n_platform.engine import (
+    ENVIRONMENT_LABEL,
+    NETWORK_LABEL,
+    PROJECT_LABEL,
+    Engine,
+    listens,
+)
 from ansible.module_utils.n8n_platform.http import HttpError
 
 
@@ -76,9 +84,10 @@ class Manager:
         self.params = params
         self.host = host
         self.engine = engine
+        self.warnings: list[str] = []
 
     def plan(self) -> list[str]:
-        """The problems."""
+        """The problems; what is none is in `warnings`."""
         params = self.params
         found = preflight.system_problems(self.host.os_release())
         found += preflight.confirmation_problems(params["environment"], params["confirm"])
@@ -89,8 +98,10 @@ class Manager:
         params = self.params
         ports = {name: int(port) for name, port in params["ports"].items()}
         free_gb = self.host.disk_free_gb(params["data_root"])
+        memory = (params["size"], self.host.memory_mb(), params["memory_reserve_mb"])
+        self.warnings = preflight.memory_warnings(*memory, self._others_mb())
         return [
-            *preflight.memory_problems(params["size"], self.host.memory_mb(), params["memory_reserve_mb"]),
+            *preflight.memory_problems(*memory),
             *preflight.disk_problems(params["data_root"], free_gb, params["disk_free_gb"]),
             *preflight.port_problems(ports, params["address"], self.host.listeners(), self._own_ports()),
             *preflight.subnet_problems(params["slot_subnet"], self._routes(), self._own_subnets()),
@@ -102,6 +113,16 @@ class Manager:
         return (
             routes if self.engine else [route for route in routes if not _BRIDGE.fullmatch(route.interface)]
         )
+
+    def _others_mb(self) -> dict[str, int]:
+        """Memory limits of what runs in other environments, MiB by environment."""
+        found: Counter[str] = Counter()
+        if self.engine:
+            for container in self.engine.containers({ENVIRONMENT_LABEL: None}, running_only=True):
+                environment = container["Labels"][ENVIRONMENT_LABEL]
+                if environment != self.params["environment"]:
+                    found[environment] += _limit_mb(self.engine, container["Id"])
+        return found
 
     def _own_ports(self) -> set[int]:
         containers = self.engine.project(self.params["project"]) if self.engine else []
@@ -119,14 +140,27 @@ class Manager:
         return [ipaddress.IPv4Network(config["Subnet"]) for config in configs if ":" not in config["Subnet"]]
 
 
+def _limit_mb(engine: Engine, container: str) -> int:
+    """0 where there is none, and for one that has ended meanwhile."""
+    try:
+        return int(engine.inspect(container)["HostConfig"]["Memory"]) // 2**20
+    except HttpError as error:
+        if error.status == 404:
+            return 0
+        raise
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
     # None before the first run, and after a crash.
     engine = Engine() if listens() else None
+    manager = Manager(module.params, preflight.Host(), engine)
     try:
-        problems = Manager(module.params, preflight.Host(), engine).plan()
+        problems = manager.plan()
     except HttpError as error:
         module.fail_json(msg=f"Nothing has been changed. The container engine: {error}")
+    for warning in manager.warnings:
+        module.warn(warning)
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         module.fail_json(

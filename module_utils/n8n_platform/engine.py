@@ -20,6 +20,7 @@ SERVICE_LABEL = "com.docker.compose.service"
 NETWORK_LABEL = "com.docker.compose.network"
 ONEOFF_LABEL = "com.docker.compose.oneoff"
 CONFIG_HASH_LABEL = "com.docker.compose.config-hash"
+ENVIRONMENT_LABEL = "io.n8n-platform.environment"
 
 
 class EngineError(Exception):

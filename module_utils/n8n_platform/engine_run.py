@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from ansible.module_utils.n8n_platform.engine import Engine, EngineError, again
+from ansible.module_utils.n8n_platform.engine import ENVIRONMENT_LABEL, Engine, EngineError, again
 from ansible.module_utils.n8n_platform.http import HttpError
 
-ENVIRONMENT_LABEL = "io.n8n-platform.environment"
 ONESHOT_LABEL = "io.n8n-platform.oneshot"
 _CLIENT_FAILED = 125
 _LOST = "OCI runtime create failed"

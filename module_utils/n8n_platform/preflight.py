@@ -74,6 +74,22 @@ def memory_problems(size: Mapping[str, Any], total_mb: int, reserve_mb: int) -> 
     ]
 
 
+def memory_warnings(
+    size: Mapping[str, Any], total_mb: int, reserve_mb: int, others_mb: Mapping[str, int]
+) -> list[str]:
+    """`others_mb`: limits of what runs in other environments, {environment: sum}. Nothing is said where the profile
+    alone is a problem."""
+    needed, others = needed_memory_mb(size), {name: mb for name, mb in others_mb.items() if mb}
+    fits_alone = not memory_problems(size, total_mb, reserve_mb)
+    if not others or not fits_alone or needed + sum(others.values()) + reserve_mb <= total_mb:
+        return []
+    listed = ", ".join(f"{name} {mb} MiB" for name, mb in sorted(others.items()))
+    return [
+        f"platform_profile: its containers may take {needed} MiB, those that run of other environments {listed}, and "
+        f"the host needs {reserve_mb} MiB; it has {total_mb} MiB, so all of them busy at once may run out of memory"
+    ]
+
+
 def disk_problems(path: str, free_gb: float, needed_gb: float) -> list[str]:
     if free_gb >= needed_gb:
         return []

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.backup_manifest import local_sets
-from ansible.module_utils.n8n_platform.engine import Engine
-from ansible.module_utils.n8n_platform.engine_run import ENVIRONMENT_LABEL, ONESHOT_LABEL, Mount
+from ansible.module_utils.n8n_platform.engine import ENVIRONMENT_LABEL, Engine
+from ansible.module_utils.n8n_platform.engine_run import ONESHOT_LABEL, Mount
 from ansible.module_utils.n8n_platform.recovery import RecoveryError, Wanted, choose
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory, fetch
 from ansible.module_utils.n8n_platform.restic import Restic

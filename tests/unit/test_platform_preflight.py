@@ -7,6 +7,7 @@ from typing import Any
 import platform_preflight
 import pytest
 from ansible.module_utils.n8n_platform import preflight
+from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.preflight import Listener, Route
 
 ROUTES = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
@@ -72,6 +73,17 @@ def test_memory_counts_every_process_of_a_profile() -> None:
     assert preflight.memory_problems(size, 12399, 70)[0].startswith("platform_profile: ")
 
 
+def test_what_other_environments_may_take_is_a_warning_that_names_them() -> None:
+    size = {"main": {"memory_mb": 4000}}
+    others = {"staging": 3000, "trial": 500}
+    assert preflight.memory_warnings(size, 8000, 500, others) == []
+    assert preflight.memory_warnings(size, 7999, 500, {}) == []
+    (warning,) = preflight.memory_warnings(size, 7999, 500, others)
+    assert warning.startswith("platform_profile: its containers may take 4000 MiB")
+    assert "staging 3000 MiB, trial 500 MiB" in warning and "has 7999 MiB" in warning
+    assert preflight.memory_warnings(size, 4000, 500, others) == [], "it is refused"
+
+
 @pytest.mark.parametrize(
     ("address", "listener", "taken"),
     [
@@ -106,6 +118,20 @@ def test_slot_addresses_must_be_free() -> None:
 
 
 class FakeEngine:
+    # Environment and limit in bytes of what runs; None: it has ended since it was listed.
+    running: tuple[tuple[str, int | None], ...] = ()
+
+    def containers(self, labels: dict[str, str | None], running_only: bool) -> list[dict[str, Any]]:
+        assert running_only
+        (label,) = labels
+        return [{"Id": str(number), "Labels": {label: name}} for number, (name, _) in enumerate(self.running)]
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        limit = self.running[int(container)][1]
+        if limit is None:
+            raise HttpError("GET", f"/containers/{container}/json", 404, "No such container")
+        return {"HostConfig": {"Memory": limit}}
+
     def project(self, name: str) -> list[dict[str, Any]]:
         assert name == "n8n-blue"
         return [{"Ports": [{"PrivatePort": 1}, {"PublicPort": 8443, "PrivatePort": 2}]}]
@@ -167,6 +193,28 @@ def test_all_problems_are_listed_at_once(host: preflight.Host) -> None:
         paths={"p": "/mnt/c"},
     )
     assert len(bad.plan()) == 6
+
+
+def test_limits_of_what_runs_in_other_environments_are_added_up(host: preflight.Host) -> None:
+    engine = FakeEngine()
+    engine.running = (
+        ("blue", 2**40),
+        ("green", 600 * 2**20),
+        ("green", 400 * 2**20),
+        ("red", None),
+        ("red", 0),
+    )
+    checked = manager(host, engine, size={"main": {"memory_mb": 100}})
+    assert checked.plan() == []
+    (warning,) = checked.warnings
+    assert "green 1000 MiB" in warning and "blue" not in warning and "red" not in warning
+
+
+def test_other_environments_are_asked_for_nothing_where_resources_are_left_out(host: preflight.Host) -> None:
+    engine = FakeEngine()
+    engine.running = (("green", 2**40),)
+    checked = manager(host, engine, size={"main": {"memory_mb": 100}}, resources=False)
+    assert checked.plan() == checked.warnings == []
 
 
 def test_resources_are_left_out_on_demand(host: preflight.Host) -> None:
