@@ -28,7 +28,7 @@ import botocore.exceptions as errors
 import botocore.parsers
 import buckets
 import objects
-from common import Refused, client
+from common import Facts, Refused, client
 
 OPERATIONS = {
     "put": objects.put,
@@ -63,11 +63,11 @@ class TooLate(BaseException):
     """No Exception: libraries catch those, and try again."""
 
 
-def too_late(*_):
+def too_late(*_: object) -> None:
     raise TooLate("not done within the time limit of the request")
 
 
-def explained(error):
+def explained(error: BaseException) -> tuple[str, int, str]:
     """(code, HTTP status, message) of whatever went wrong."""
     # Transfers in parts hide the reason.
     if isinstance(error, boto3.exceptions.S3UploadFailedError) and error.__context__:
@@ -90,9 +90,9 @@ def explained(error):
     return type(error).__name__, 0, str(error)
 
 
-def answer_to(text):
+def answer_to(text: str) -> Facts:
     """The answer to a request, whatever happens."""
-    request = {}
+    request: Facts = {}
     signal.signal(signal.SIGALRM, too_late)
     try:
         request = json.loads(text)
@@ -106,7 +106,7 @@ def answer_to(text):
         signal.alarm(0)
 
 
-def main():
+def main() -> int:
     answer = answer_to(sys.argv[1] if len(sys.argv) > 1 else sys.stdin.read())
     print(json.dumps(answer))
     return 0 if answer["ok"] else 1

@@ -1,10 +1,13 @@
 """Requests about a bucket's settings."""
 
+from collections.abc import Callable
+from typing import Any
+
 import botocore.exceptions as errors
-from common import NOT_FOUND, Refused
+from common import NOT_FOUND, Facts, Refused
 
 
-def bucket(s3, request):
+def bucket(s3: Any, request: Facts) -> Facts:
     name = request["bucket"]
     try:
         s3.head_bucket(Bucket=name)
@@ -23,7 +26,7 @@ def bucket(s3, request):
     }
 
 
-def asked(method, **arguments):
+def asked(method: Callable[..., Facts], **arguments: Any) -> Facts:
     """What has not been set is answered with an error by some of these."""
     try:
         return method(**arguments)
@@ -34,7 +37,7 @@ def asked(method, **arguments):
         raise
 
 
-def shape(rule):
+def shape(rule: Facts) -> Facts:
     return {
         "prefix": rule.get("Filter", {}).get("Prefix", rule.get("Prefix", "")) or "",
         "enabled": rule.get("Status") == "Enabled",
@@ -44,8 +47,8 @@ def shape(rule):
     }
 
 
-def rule_of(name, wanted):
-    rule = {"ID": name, "Status": "Enabled", "Filter": {"Prefix": wanted.get("prefix", "")}}
+def rule_of(name: str, wanted: Facts) -> Facts:
+    rule: Facts = {"ID": name, "Status": "Enabled", "Filter": {"Prefix": wanted.get("prefix", "")}}
     if wanted.get("noncurrent_days"):
         rule["NoncurrentVersionExpiration"] = {"NoncurrentDays": wanted["noncurrent_days"]}
     if wanted.get("multipart_days"):
@@ -55,14 +58,14 @@ def rule_of(name, wanted):
     return rule
 
 
-def ensure_bucket(s3, request):
+def ensure_bucket(s3: Any, request: Facts) -> Facts:
     """Makes what is missing; takes nothing away: versioning and a lock stay on, rules of other names stay."""
     name, have = request["bucket"], bucket(s3, request)
     lock, rules = request.get("object_lock"), request.get("lifecycle") or {}
     wanted = {rule: shape(rule_of(rule, body)) for rule, body in rules.items()}
-    steps = []
+    steps: list[tuple[str, Callable[..., Facts], Facts]] = []
     if not have["exists"]:
-        more = {"ObjectLockEnabledForBucket": True} if lock else {}
+        more: Facts = {"ObjectLockEnabledForBucket": True} if lock else {}
         if request.get("region") not in (None, "", "us-east-1"):
             more["CreateBucketConfiguration"] = {"LocationConstraint": request["region"]}
         steps.append((f"create bucket {name}", s3.create_bucket, more))
@@ -85,10 +88,10 @@ def ensure_bucket(s3, request):
             if not have["exists"]
             else asked(s3.get_bucket_lifecycle_configuration, Bucket=name).get("Rules", [])
         )
-        body = [rule for rule in foreign if rule.get("ID") not in rules] + [
+        every = [rule for rule in foreign if rule.get("ID") not in rules] + [
             rule_of(*item) for item in rules.items()
         ]
-        arguments = {"LifecycleConfiguration": {"Rules": body}}
+        arguments = {"LifecycleConfiguration": {"Rules": every}}
         steps.append(
             (f"set life cycle rules {', '.join(rules)}", s3.put_bucket_lifecycle_configuration, arguments)
         )

@@ -1,20 +1,23 @@
 """What all requests share: a client, the refusals that are ours, and what "not found" is called."""
 
+from typing import Any
+
 import boto3
 from botocore.config import Config
 
+Facts = dict[str, Any]
 NOT_FOUND = {"404", "NoSuchKey", "NoSuchBucket", "NotFound", "NoSuchVersion"}
 
 
 class Refused(Exception):
     """What the store did not say itself; `code` is one of those that __main__ lists as ours."""
 
-    def __init__(self, code, message, status=0):
+    def __init__(self, code: str, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.code, self.status = code, status
 
 
-def client(request):
+def client(request: Facts) -> Any:
     session = boto3.Session(profile_name=request.get("profile") or "default")
     attempts = int(request.get("attempts", 4))
     return session.client(

@@ -2,21 +2,23 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import botocore.exceptions as errors
 from boto3.s3.transfer import TransferConfig
-from common import NOT_FOUND, Refused
+from common import NOT_FOUND, Facts, Refused
 
 PART_BYTES = 16 * 1024 * 1024
 BLOCK_BYTES = 1024 * 1024
 
 
-def sha256_of(path):
+def sha256_of(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def facts(answer):
+def facts(answer: Facts) -> Facts:
     return {
         "found": True,
         "size": answer["ContentLength"],
@@ -27,7 +29,7 @@ def facts(answer):
     }
 
 
-def head(s3, request):
+def head(s3: Any, request: Facts) -> Facts:
     try:
         return facts(s3.head_object(Bucket=request["bucket"], Key=request["key"]))
     except errors.ClientError as error:
@@ -36,7 +38,7 @@ def head(s3, request):
         return {"found": False}
 
 
-def put(s3, request):
+def put(s3: Any, request: Facts) -> Facts:
     size, digest = os.path.getsize(request["file"]), sha256_of(request["file"])
     s3.upload_file(
         request["file"],
@@ -54,7 +56,7 @@ def put(s3, request):
     return kept
 
 
-def get(s3, request):
+def get(s3: Any, request: Facts) -> Facts:
     version = {"VersionId": request["version_id"]} if request.get("version_id") else {}
     known = facts(s3.head_object(Bucket=request["bucket"], Key=request["key"], **version))
     partial = f"{request['file']}.partial"
@@ -74,7 +76,7 @@ def get(s3, request):
     return {**known, "sha256": digest}
 
 
-def pages(s3, request, operation, proof):
+def pages(s3: Any, request: Facts, operation: str, proof: str) -> Iterator[Facts]:
     """Every page must name the bucket it is about: a page without is no empty listing, it is no listing."""
     for page in s3.get_paginator(operation).paginate(
         Bucket=request["bucket"], Prefix=request.get("prefix", "")
@@ -84,7 +86,7 @@ def pages(s3, request, operation, proof):
         yield page
 
 
-def listing(s3, request):
+def listing(s3: Any, request: Facts) -> Facts:
     if not request.get("versions"):
         found = [
             item
@@ -101,7 +103,7 @@ def listing(s3, request):
     return {"objects": objects}
 
 
-def entry(item):
+def entry(item: Facts) -> Facts:
     etag = item.get("ETag", "").strip('"')
     return {
         "key": item["Key"],
@@ -111,7 +113,7 @@ def entry(item):
     }
 
 
-def delete(s3, request):
+def delete(s3: Any, request: Facts) -> Facts:
     objects = request.get("objects") or [{"key": key} for key in request["keys"]]
     for item in objects:
         version = {"VersionId": item["version_id"]} if item.get("version_id") else {}
