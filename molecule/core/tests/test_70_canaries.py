@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.n8n_platform.engine_exec import Inside
 from ansible.module_utils.n8n_platform.n8n import KEY_ENTRY
 from ansible.module_utils.n8n_platform.openbao import SecretStore
 
@@ -141,6 +142,39 @@ def test_the_checkout(canaries: dict[bytes, str]) -> None:
         path = ROOT / name
         if name and path.is_file():
             assert not found_in(canaries, path.read_bytes()), name
+
+
+def test_the_checkouts_history(canaries: dict[bytes, str]) -> None:
+    """As bytes: what git takes for binary, too."""
+    command = ["git", "log", "--all", "--patch", "--text"]
+    content = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=120).stdout
+    assert b"+# n8n platform" in content
+    assert not found_in(canaries, content)
+
+
+@pytest.mark.parametrize(
+    ("table", "sample"),
+    [
+        ("workflow_entity", "name"),
+        # In workflowData lies the workflow as it was, in data what its nodes were given and what they returned.
+        ("execution_data", 'substr("workflowData"::text, 1, 40)'),
+    ],
+    ids=["workflows", "executions"],
+)
+def test_sql_dumps_of_workflows_and_executions(
+    core: Deployment, canaries: dict[bytes, str], tmp_path: Path, table: str, sample: str
+) -> None:
+    """Credentials have a table of their own, encrypted, and the edge takes the operator's password off: none is at home
+    here."""
+    ((known,),) = core.sql(f"SELECT {sample} FROM {table} ORDER BY length({sample}) DESC LIMIT 1")
+    dump = tmp_path / "dump.sql"
+    server = ["-h", "/var/run/postgresql", "-U", "postgres", "-d", "n8n"]
+    inside = Inside(str(core.containers()["postgres-n8n"].id))
+    done = inside.run(["pg_dump", *server, "--data-only", f"--table={table}"], stdout=dump)
+    assert done.code == 0, done.stderr
+    content = dump.read_bytes()
+    assert known and known.encode() in content
+    assert not found_in(canaries, content)
 
 
 def test_logs_and_support_bundle(core: Deployment, canaries: dict[bytes, str]) -> None:
