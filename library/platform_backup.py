@@ -147,7 +147,10 @@ class Manager:
             self.forecast = self.service.forecast(self.type)
             return [f"{self.forecast['type']} set"] if self.forecast["type"] else []
         if check and self.state == "pruned":
-            return [removal.line() for removal in self.service.prune(dry_run=True).removals]
+            answer = self.service.prune(dry_run=True)
+            if answer.code:
+                raise BackupError("; ".join(answer.problems), answer.code)
+            return [removal.line() for removal in answer.removals]
         return []
 
     def apply(self, steps: list[str]) -> Answer:

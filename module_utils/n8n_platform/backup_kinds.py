@@ -1,8 +1,8 @@
 """Every kind of item by its name.
 
 A kind has forecast(context) -> bytes and run(context, staging) -> artefacts, and where it makes sense
-verify(context) -> problems, prune(context, dry_run) -> what went, status(context) -> facts, completed(context) -> what
-went of a way back.
+verify(context) -> problems, prune(context, repository, dry_run) -> what went, status(context) -> facts,
+completed(context) -> what went of a way back.
 """
 
 from __future__ import annotations

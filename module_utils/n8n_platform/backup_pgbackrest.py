@@ -93,20 +93,17 @@ class PgBackRestItem:
             repository.backups, context.now.timestamp(), days, int(retention["minimum_sets"])
         )
 
-    def prune(self, context: Context, dry_run: bool = False) -> list[str]:
-        """What goes, or would go: `<repository>: set <label>` and `<repository>: WAL before <segment>`."""
-        listed = []
-        for name, repository in self.repositories(context).items():
-            if repository.problem:
-                raise BackupError(f"{self.name}: {name}: {repository.problem}")
-            expiry = self.expiry(context, repository)
-            if not expiry.gone:
-                continue
-            listed += [f"{name}: set {label}" for label in expiry.gone]
-            listed.append(f"{name}: WAL before {expiry.wal_from}")
-            if not dry_run:
-                self._expire(context, name, expiry.keep_fulls)
-        return listed
+    def prune(self, context: Context, repository: str, dry_run: bool = False) -> list[str]:
+        """What goes of one repository, or would go: `set <label>` and `WAL before <segment>`. Raises BackupError."""
+        found = self.repositories(context)[repository]
+        if found.problem:
+            raise BackupError(f"{self.name}: {found.problem}")
+        expiry = self.expiry(context, found)
+        if not expiry.gone:
+            return []
+        if not dry_run:
+            self._expire(context, repository, expiry.keep_fulls)
+        return [*(f"set {label}" for label in expiry.gone), f"WAL before {expiry.wal_from}"]
 
     def completed(self, context: Context) -> list[str]:
         """After a good set: the data that the last restore has replaced goes. One text each."""

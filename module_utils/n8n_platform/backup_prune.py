@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from ansible.module_utils.n8n_platform.backup_kinds import build
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite, sets
 from ansible.module_utils.n8n_platform.backup_retention import Plan, plan
+from ansible.module_utils.n8n_platform.engine import EngineError
+from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.restic import Restic
 
 
@@ -31,7 +35,11 @@ class Removal:
 
 
 class Prune:
-    """plan() lists exactly what apply() then removes. Raises BackupError; nothing a kept set needs is ever listed."""
+    """plan() lists exactly what apply() then removes; nothing a kept set needs is ever listed.
+
+    plan() raises BackupError for what lies here, since by that all the rest is judged. A bucket that does not answer
+    costs only its own pruning, as what fails while it is removed does: `problems` says so, by repository.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -41,64 +49,79 @@ class Prune:
         self.minimum = int(retention["minimum_sets"])
         self.plans: dict[str, Plan] = {}
         self.sets: dict[str, list[Set]] = {}
+        self.problems: list[str] = []
 
     def plan(self) -> list[Removal]:
-        found: list[Removal] = []
-        for repository in self.definition.repositories:
-            there = self.sets[repository] = sets(self.definition, self.context.oneshots, repository)
-            self.plans[repository] = plan(self.context.now, there, self.days[repository], self.minimum)
-            found += self._snapshots(repository, there)
-            found += [Removal(repository, "manifest", run, run) for run in self.plans[repository].gone]
-        found += self._bundles()
-        for kind, item in build(self.definition):
-            if hasattr(item, "prune"):
-                # What is kept there follows from the same days; pgBackRest knows what depends on what.
-                found += [
-                    Removal("", kind, line, reason="") for line in item.prune(self.context, dry_run=True)
-                ]
-        return found
+        found = self._plan("local")
+        if self.definition.s3:
+            with self._problems_of("s3"):
+                found += self._plan("s3")
+        # One of a repository that could not be asked may still be wanted.
+        return found + (self._bundles() if not self.problems else [])
 
     def apply(self, removals: list[Removal], thorough: bool = False) -> None:
         """Manifests first: a set that is half gone must not look like one. `thorough`: also what no index names."""
-        for repository in self.definition.repositories:
-            self._remove_manifests(
-                repository, [r.name for r in removals if (r.repository, r.what) == (repository, "manifest")]
-            )
-            gone = [r.name for r in removals if (r.repository, r.what) == (repository, "snapshot")]
-            restic = Restic(self.definition, self.context.oneshots, repository)
-            if gone:
-                restic.forget(gone)
-            if gone or thorough:
-                restic.prune(self.context.limit("prune"))
-        for removal in removals:
-            if removal.what == "bundle":
-                Path(removal.name).unlink(missing_ok=True)
-        for _kind, item in build(self.definition):
-            if hasattr(item, "prune"):
-                item.prune(self.context, dry_run=False)
+        for repository in self.plans:
+            with self._problems_of(repository):
+                self._remove(repository, [one for one in removals if one.repository == repository], thorough)
+        with self._problems_of("local"):
+            for removal in removals:
+                # Without its bundle a set that could not be removed would be of no use.
+                if removal.what == "bundle" and not self.problems:
+                    Path(removal.name).unlink(missing_ok=True)
 
-    def kept(self) -> dict[str, dict[str, Any]]:
-        """{sets: {repository: count}, window: {repository: ISO 8601}} of the good sets that stay."""
+    def kept(self, former: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """{sets: {repository: count}, window: {repository: ISO 8601}} of the good sets that stay; of a repository that
+        could not be asked what `former` says."""
         good = {
-            name: [one for one in sets if one.good and one.run in self.plans[name].keep]
-            for name, sets in self.sets.items()
+            name: [one for one in self.sets[name] if one.good and one.run in plan.keep]
+            for name, plan in self.plans.items()
         }
-        return {
+        found: dict[str, dict[str, Any]] = {
             "sets": {name: len(sets) for name, sets in good.items()},
             "window": {name: sets[0].started.isoformat() for name, sets in good.items() if sets},
         }
+        unknown = set(self.definition.repositories) - set(self.plans)
+        return {
+            key: {name: value for name, value in (former.get(key) or {}).items() if name in unknown} | values
+            for key, values in found.items()
+        }
 
-    def _snapshots(self, repository: str, there: list[Set]) -> list[Removal]:
+    def _plan(self, repository: str) -> list[Removal]:
+        there = self.sets[repository] = sets(self.definition, self.context.oneshots, repository)
+        made = plan(self.context.now, there, self.days[repository], self.minimum)
+        found = self._snapshots(repository, there, set(made.gone))
+        found += [Removal(repository, "manifest", run, run) for run in made.gone]
+        for kind, item in build(self.definition):
+            if hasattr(item, "prune"):
+                # What is kept there follows from the same days; pgBackRest knows what depends on what.
+                lines = item.prune(self.context, repository, dry_run=True)
+                found += [Removal(repository, kind, line, reason="") for line in lines]
+        self.plans[repository] = made
+        return found
+
+    def _remove(self, repository: str, removals: list[Removal], thorough: bool) -> None:
+        self._remove_manifests(repository, [one.name for one in removals if one.what == "manifest"])
+        for _kind, item in build(self.definition):
+            if hasattr(item, "prune"):
+                item.prune(self.context, repository, dry_run=False)
+        gone = [one.name for one in removals if one.what == "snapshot"]
+        restic = Restic(self.definition, self.context.oneshots, repository)
+        if gone:
+            restic.forget(gone)
+        if gone or thorough:
+            restic.prune(self.context.limit("prune"))
+
+    def _snapshots(self, repository: str, there: list[Set], going: set[str]) -> list[Removal]:
         """Of runs that go, and of runs that ended without a manifest."""
-        going = set(self.plans[repository].gone)
-        known = {one.run for one in there}
-        pending = {one.run for one in self.sets["local"]} if repository == "s3" else set()
+        known = {one.run for one in there} | {self.context.run_id}
+        pending = set(self.plans["local"].keep) if repository == "s3" else set()
         found = []
         for snapshot in Restic(self.definition, self.context.oneshots, repository).snapshots():
             run, name = snapshot["run"], str(snapshot["id"])
             if run in going:
                 found.append(Removal(repository, "snapshot", name, run))
-            elif run and run not in known | pending and run != self.context.run_id:
+            elif run and run not in known | pending:
                 found.append(Removal(repository, "snapshot", name, run, "its run has no manifest"))
         orphans = [removal for removal in found if removal.run not in going]
         if orphans and not any(one.good for one in there):
@@ -108,6 +131,13 @@ class Prune:
                 Exit.DAMAGED,
             )
         return found
+
+    @contextmanager
+    def _problems_of(self, repository: str) -> Iterator[None]:
+        try:
+            yield
+        except (BackupError, EngineError, HttpError, OSError) as error:
+            self.problems.append(f"{repository}: {str(error).removeprefix(f'{repository}: ')}")
 
     def _bundles(self) -> list[Removal]:
         """Where they lie as files; a bundle in another bucket is the operator's."""

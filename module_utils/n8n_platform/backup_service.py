@@ -120,14 +120,14 @@ class Service:
             context = self.context("full")
             pruner = Prune(context)
             removals = pruner.plan()
+            lines = [removal.line() for removal in removals]
             if not dry_run:
                 self._clean_up(context, crashed)
                 pruner.apply(removals, thorough=True)
-                self.log.write("pruned", removed=[removal.line() for removal in removals])
+                self.log.write("pruned", removed=lines, problems=pruner.problems)
                 self._count(pruner)
-            return Answer(
-                lines=[removal.line() for removal in removals] or ["nothing goes"], removals=removals
-            )
+            code, told = Exit.NOT_PRUNED if pruner.problems else Exit.DONE, lines + pruner.problems
+            return Answer(code, told or ["nothing goes"], removals=removals, problems=pruner.problems)
 
     def verify(self, full: bool) -> Answer:
         """Everything that was written is read back (restic's data in parts unless `full`), and the age is judged."""
@@ -183,7 +183,8 @@ class Service:
         reached = {name: entry for name in ("local", "s3") if manifest["locations"][name]}
         failed_before = bool((self.state.values.get("last_run") or {}).get("code"))
         self.state.update(
-            success={**(self.state.values.get("success") or {}), **reached}, sizes=items_sizes(manifest)
+            success={**(self.state.values.get("success") or {}), **reached},
+            sizes=items_sizes(manifest),
         )
         if self.state.values["archiving"]["problems"]:
             # What this set has put right must not be called wrong until the next one.
@@ -196,10 +197,13 @@ class Service:
                 pruner.apply(removals, thorough=crashed or failed_before)
                 self._count(pruner)
                 lines += [f"removed {removal.line()}" for removal in removals]
+                failed = pruner.problems
             except (BackupError, EngineError, HttpError, OSError) as error:
-                outcome.problems.append(f"prune: {error}")
-                code = code or Exit.NOT_PRUNED
-        if code is Exit.DONE and context.type != "incr":
+                failed = [str(error)]
+            outcome.problems += [f"prune: {text}" for text in failed]
+            code = code or (Exit.NOT_PRUNED if failed else Exit.DONE)
+        if context.type != "incr":
+            # This set is whole here, wherever else it has not come to.
             lines += settle(context)
         self._record(context.type, started, code, "; ".join(outcome.problems))
         self.log.write(
@@ -260,7 +264,7 @@ class Service:
         self._write_metrics()
 
     def _count(self, pruner: Prune) -> None:
-        self.state.update(**pruner.kept())
+        self.state.update(**pruner.kept(self.state.values))
         self._write_metrics()
 
     def _write_metrics(self) -> None:

@@ -537,7 +537,7 @@ def test_offsite_the_pruning_identity_takes_away_what_the_server_s_own_may_not(
         now=datetime.now(UTC) + timedelta(days=40),
         retention={"local_days": 365, "offsite_days": 30, "minimum_sets": 1},
     )
-    assert ITEM.prune(later)[:-1] == [f"s3: set {label}" for label in older] != []
+    assert ITEM.prune(later, "s3")[:-1] == [f"set {label}" for label in older] != []
     assert labels(lab) == {"local": before["local"], "s3": [newest]}
     gone = there - keys()
     pages = client.get_paginator("list_object_versions").paginate(**where)

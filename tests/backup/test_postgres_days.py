@@ -84,20 +84,20 @@ def test_on_day_eight_and_day_thirty_one_goes_what_no_kept_set_needs(lab: Postgr
 
     def prune(day: float, days: int, dry_run: bool) -> list[str]:
         retention = {"local_days": days, "offsite_days": days, "minimum_sets": 2}
-        return ITEM.prune(lab.context(now=clock.set(day), retention=retention), dry_run)
+        return ITEM.prune(lab.context(now=clock.set(day), retention=retention), "local", dry_run)
 
     assert prune(7.9, 7, dry_run=False) == []
     listed = prune(8.1, 7, dry_run=True)
     assert sets(lab) == [first, with_it, second, third]
     oldest = ITEM.repositories(lab.context())["local"].backups[2].wal_start
-    assert listed == [f"local: set {first}", f"local: set {with_it}", f"local: WAL before {oldest}"]
+    assert listed == [f"set {first}", f"set {with_it}", f"WAL before {oldest}"]
     assert prune(8.1, 7, dry_run=False) == listed
     assert sets(lab) == [second, third] and segments(lab)[0] == oldest
     assert prune(8.1, 7, dry_run=False) == []
 
     fourth = make(lab, clock, 8.2, "full")
     assert prune(31.9, 30, dry_run=False) == []
-    assert prune(32.1, 30, dry_run=False)[0] == f"local: set {second}"
+    assert prune(32.1, 30, dry_run=False)[0] == f"set {second}"
     assert sets(lab) == [third, fourth]
     assert ITEM.verify(lab.context()) == []
     expected = lab.sql("SELECT count(*) FROM rows")
