@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform.backup import BackupError, Context, Exit
+from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, Context, Exit
 from ansible.module_utils.n8n_platform.backup_keys import of_environment
 from ansible.module_utils.n8n_platform.backup_kinds import build
 from ansible.module_utils.n8n_platform.backup_manifest import Set
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite, sets
 from ansible.module_utils.n8n_platform.backup_retention import Plan, plan
+from ansible.module_utils.n8n_platform.backup_state import State
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.restic import Restic
@@ -47,6 +48,7 @@ class Prune:
         retention = self.definition.values["retention"]
         self.days = {"local": int(retention["local_days"]), "s3": int(retention["offsite_days"])}
         self.minimum = int(retention["minimum_sets"])
+        self.unfinished = set(State(self.definition.state_root).unfinished)
         self.plans: dict[str, Plan] = {}
         self.sets: dict[str, list[Set]] = {}
         self.problems: list[str] = []
@@ -121,16 +123,32 @@ class Prune:
             run, name = snapshot["run"], str(snapshot["id"])
             if run in going:
                 found.append(Removal(repository, "snapshot", name, run))
-            elif run and run not in known | pending:
+            elif RUN_ID.match(run) and run not in known | pending:
                 found.append(Removal(repository, "snapshot", name, run, "its run has no manifest"))
-        orphans = [removal for removal in found if removal.run not in going]
-        if orphans and not any(one.good for one in there):
+        self._refuse_lost_manifests(repository, there, {one.run for one in found} - going)
+        return found
+
+    def _refuse_lost_manifests(self, repository: str, there: list[Set], orphans: set[str]) -> None:
+        """A run that is older than every good set may have been one, unless it is known that it came to nothing. It is
+        in doubt as long as it would stay if it were one."""
+        oldest = min((one.run for one in there if one.good), default=self.context.run_id)
+        doubtful = {
+            run for run in orphans - self.unfinished - self._never_published(repository) if run < oldest
+        }
+        as_sets = [*there, *(Set(run, {}) for run in doubtful)]
+        lost = doubtful & set(plan(self.context.now, as_sets, self.days[repository], self.minimum).keep)
+        if lost:
             raise BackupError(
-                f"{repository}: {len(orphans)} snapshots, but not one good manifest: nothing is pruned; "
-                "were the manifests lost?",
+                f"{repository}: {len(lost)} snapshots without a manifest are older than every good set: "
+                f"{', '.join(sorted(lost))}: nothing is pruned; were their manifests lost?",
                 Exit.DAMAGED,
             )
-        return found
+
+    def _never_published(self, repository: str) -> set[str]:
+        """Of the bucket the runs whose own manifest says that they are not a set there."""
+        if repository == "local":
+            return set()
+        return {one.run for one in self.sets["local"] if one.manifest and not one.manifest["locations"]["s3"]}
 
     @contextmanager
     def _problems_of(self, repository: str) -> Iterator[None]:

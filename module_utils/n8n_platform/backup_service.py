@@ -99,6 +99,8 @@ class Service:
             self._tell_of_missed_runs()
             self.log.write("run started", type=owed, by=self._by)
             started, context = time.monotonic(), self.context(owed)
+            # What a killed one leaves must not be taken for a set that has lost its manifest.
+            self.state.update(unfinished=[*self.state.unfinished, context.run_id])
             try:
                 self._clean_up(context, crashed)
                 if endangered := self._look(context):
@@ -185,6 +187,7 @@ class Service:
         self.state.update(
             success={**(self.state.values.get("success") or {}), **reached},
             sizes=items_sizes(manifest),
+            unfinished=[run for run in self.state.unfinished if run != context.run_id],
         )
         if self.state.values["archiving"]["problems"]:
             # What this set has put right must not be called wrong until the next one.
@@ -264,7 +267,8 @@ class Service:
         self._write_metrics()
 
     def _count(self, pruner: Prune) -> None:
-        self.state.update(**pruner.kept(self.state.values))
+        unfinished = self.state.unfinished if pruner.problems else []
+        self.state.update(**pruner.kept(self.state.values), unfinished=unfinished)
         self._write_metrics()
 
     def _write_metrics(self) -> None:

@@ -27,8 +27,8 @@ class State:
     """{since, last_run {run, type, started, finished, code, problem}, success {local, s3: {run, finished, bytes}},
     durations {step: seconds}, sizes {item: bytes}, verified {finished, ok, problems}, drill {finished, ok, ...},
     archiving {items, problems: what backup_watch.watch() found}, stuck (a restore that was told of), required_bytes,
-    free_bytes,
-    sets {repository: count}, window {repository: ISO 8601}, rotation}."""
+    free_bytes, sets {repository: count}, window {repository: ISO 8601}, rotation, unfinished (runs that have left no
+    set, until all is pruned)}."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -55,6 +55,10 @@ class State:
         if "since" not in self.values:
             self.update(since=now.isoformat())
         return datetime.fromisoformat(self.values["since"])
+
+    @property
+    def unfinished(self) -> list[str]:
+        return list(self.values.get("unfinished") or [])
 
     def write_metrics(self, environment: str) -> None:
         path = self.root / METRICS

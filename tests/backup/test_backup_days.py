@@ -213,3 +213,15 @@ def test_lost_manifests_remove_no_snapshot(lab: BackupLab) -> None:
     aside.rename(lab.backups / "runs")
     assert done.returncode == Exit.DAMAGED
     assert "nothing is pruned" in done.stderr
+
+
+def test_nor_do_they_once_a_good_set_has_come_after_them(lab: BackupLab) -> None:
+    before, aside = there(lab), (lab.backups / "runs").rename(lab.backups / "aside")
+    done = lab.command("--now", (START + timedelta(days=13.2)).isoformat(), "run", "--type", "diff")
+    made = there(lab)
+    for manifest in aside.iterdir():
+        manifest.rename(lab.backups / "runs" / manifest.name)
+    aside.rmdir()
+    assert done.returncode == Exit.NOT_PRUNED
+    assert "nothing is pruned; were their manifests lost?" in done.stdout
+    assert set(before["snapshot"]) < set(made["snapshot"]) and set(before["bundle"]) < set(made["bundle"])

@@ -203,3 +203,86 @@ def run_of(monkeypatch: pytest.MonkeyPatch, definition: Definition, make: Callab
     monkeypatch.setattr(backup_service, "backup_lock", lock)
     monkeypatch.setattr(backup_service, "Run", Run)
     monkeypatch.setattr(Service, "_look", lambda *_: [])
+
+
+def lose_manifests(places: Places, *repositories: str) -> None:
+    if "s3" in repositories:
+        places.bucket.clear()
+    if "local" in repositories:
+        for run in places.runs("local"):
+            (places.definition.runs / run / manifests.NAME).unlink()
+            (places.definition.runs / run).rmdir()
+
+
+def test_lost_manifests_remove_no_snapshot_though_a_good_set_has_come_since(
+    definition: Definition, places: Places
+) -> None:
+    lose_manifests(places, "local")
+    places.local(0.01)
+    with pytest.raises(BackupError, match=rf"{day(8)}, {day(1)}: nothing is pruned; were") as refused:
+        Service(definition, NOW).prune(dry_run=False)
+    assert refused.value.code is Exit.DAMAGED
+    assert len(places.snapshots["local"]) == 5 and places.database == {"local": {"F"}, "s3": {"F"}}
+    # What would go if it were a set is in nobody's way.
+    later = Service(definition, NOW + timedelta(days=7.1)).prune(dry_run=False)
+    assert later.code is Exit.DONE and places.snapshots["local"] == {day(0.01)}
+
+
+def test_manifests_that_the_bucket_has_lost_remove_nothing_there(
+    definition: Definition, places: Places
+) -> None:
+    lose_manifests(places, "s3")
+    places.off_site(0.01)
+    answer = Service(definition, NOW).prune(dry_run=False)
+    assert answer.code is Exit.NOT_PRUNED and "s3: 2 snapshots without a manifest" in answer.problems[0]
+    assert len(places.snapshots["s3"]) == 6 and places.runs("local") == [day(8), day(1)]
+
+
+def test_what_an_unfinished_run_has_left_goes(definition: Definition, places: Places) -> None:
+    lose_manifests(places, "local", "s3")
+    places.snapshots = {"local": {day(3), day(2), day(1)}, "s3": {day(2)}}
+    places.local(1)
+    places.off_site(1)
+    State(definition.state_root).update(unfinished=[day(3), day(2)])
+    answer = Service(definition, NOW).prune(dry_run=False)
+    assert answer.code is Exit.DONE, answer.problems
+    assert places.snapshots == {"local": {day(1)}, "s3": {day(1)}}
+    assert State(definition.state_root).values["unfinished"] == []
+
+
+def test_a_run_is_unfinished_until_it_has_made_a_set(
+    definition: Definition, places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop() -> Outcome:
+        raise BackupError("no")
+
+    run_of(monkeypatch, definition, stop)
+    with pytest.raises(BackupError):
+        Service(definition, NOW).run("incr")
+    assert State(definition.state_root).values["unfinished"] == [run_id(NOW)]
+    State(definition.state_root).update(last_run={"code": 0})
+    later = NOW + timedelta(hours=1)
+    run_of(monkeypatch, definition, lambda: Outcome(Exit.DONE, manifests.read(definition.runs, day(1))))
+    Service(definition, later).run("incr")
+    assert State(definition.state_root).values["unfinished"] == [run_id(NOW)]
+
+
+def test_what_was_copied_but_never_was_a_set_of_the_bucket_goes_with_the_one_here(
+    definition: Definition, places: Places
+) -> None:
+    """Of an environment that was given a bucket later: the database of its earlier sets is not there."""
+    lose_manifests(places, "local", "s3")
+    places.snapshots["local"].clear()
+    places.local(9, 8, published=False)
+    places.local(1)
+    places.snapshots["s3"] = {day(9), day(8)}
+    places.off_site(1)
+    answer = Service(definition, NOW).prune(dry_run=False)
+    assert answer.code is Exit.DONE, answer.problems
+    assert places.snapshots == {"local": {day(8), day(1)}, "s3": {day(8), day(1)}}
+
+
+def test_a_snapshot_of_somebody_else_stays(definition: Definition, places: Places) -> None:
+    places.snapshots["local"] |= {"", "by-hand"}
+    assert Service(definition, NOW).prune(dry_run=False).code is Exit.DONE
+    assert places.snapshots["local"] >= {"", "by-hand"}
