@@ -11,6 +11,7 @@ from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import Definition
 from ansible.module_utils.n8n_platform.backup_lock import stuck_restore
 from ansible.module_utils.n8n_platform.backup_manifest import Set
+from ansible.module_utils.n8n_platform.backup_offsite import KEYS_PROBLEM
 from ansible.module_utils.n8n_platform.backup_retention import missed
 from ansible.module_utils.n8n_platform.backup_state import State
 from ansible.module_utils.n8n_platform.backup_watch import in_words
@@ -84,9 +85,44 @@ def lateness(definition: Definition, state: State, sets: list[Set], now: datetim
     maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
     since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
     found = [text] if (text := missed(now, sets, since, maximum)) else []
+    found += _left_here(definition, state, sets, now, maximum) + _without_keys(definition, sets)
     drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
     found += _archiving(state).get("problems") or []
     return found + (_drill(state, since, now, drill_days) if drill_days else [])
+
+
+def _left_here(
+    definition: Definition, state: State, sets: list[Set], now: datetime, maximum: timedelta
+) -> list[str]:
+    """Sets that should have come to the bucket by now. One that has no problem with its way there was made before there
+    was a bucket, or is brought there by the next run."""
+    there = [one.started for one in sets if one.manifest and one.manifest["locations"]["s3"]]
+    failed = [one.started for one in sets if one.manifest and _problems(one.manifest, keys=False)]
+    if not definition.s3 or not failed:
+        return []
+    # Those that came there may all be gone from here.
+    success = (state.values.get("success") or {}).items()
+    former = [datetime.fromisoformat(entry["finished"]) for name, entry in success if name == "s3"]
+    since = max(there, default=min(failed + former))
+    if now - since <= maximum:
+        return []
+    hours, most = (one.total_seconds() / 3600 for one in (now - since, maximum))
+    return [f"off-site: no backup has come there for {hours:.1f} h, backup_maximum_age_hours is {most:g}"]
+
+
+def _without_keys(definition: Definition, sets: list[Set]) -> list[str]:
+    """Not of a set that was made before anybody wanted a bundle."""
+    newest = next((one.manifest for one in reversed(sets) if one.manifest), None)
+    if newest is None or not (definition.values.get("bundle") or {}).get("recipients"):
+        return []
+    failed = _problems(newest, keys=True)
+    return [f"the newest set {newest['run']} has no key bundle: {text}" for text in failed]
+
+
+def _problems(manifest: dict[str, Any], keys: bool) -> list[str]:
+    """What was wrong with the set's bundle of keys, or with its way to the bucket."""
+    prefix = f"{KEYS_PROBLEM}: "
+    return [text.removeprefix(prefix) for text in manifest["problems"] if text.startswith(prefix) is keys]
 
 
 def warnings(definition: Definition) -> list[str]:

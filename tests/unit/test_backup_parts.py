@@ -348,6 +348,73 @@ def test_a_fresh_environment_is_given_its_time(tmp_path: Path) -> None:
     assert len(describe(wanted, NOW + timedelta(days=9))["problems"]) == 2
 
 
+BUCKET = {"endpoint": "https://192.0.2.7:9000", "bucket": "b"}
+AWAY = ["postgres-n8n: repository s3: no", "off-site: no"]
+
+
+@pytest.mark.parametrize(
+    ("s3", "sets", "says"),
+    [
+        # Hours since each set, whether it is in the bucket, and what its manifest says.
+        (BUCKET, [(1, True, [])], ""),
+        (
+            BUCKET,
+            [(30, True, []), (25, False, AWAY), (1, False, AWAY)],
+            "off-site: no backup has come there for 30.0 h",
+        ),
+        (BUCKET, [(20, True, []), (1, False, AWAY)], ""),
+        (BUCKET, [(30, False, AWAY), (1, False, AWAY)], "for 30.0 h"),
+        # The first ones have their time.
+        (BUCKET, [(1, False, AWAY)], ""),
+        # Those from before there was a bucket are no failures of it.
+        (BUCKET, [(50, False, []), (1, False, [])], ""),
+        (BUCKET, [(50, False, []), (1, False, AWAY)], ""),
+        (BUCKET, [(50, False, []), (27, False, AWAY), (1, False, AWAY)], "for 27.0 h"),
+        # Its bundle is something else.
+        (BUCKET, [(50, False, ["keys: no"]), (1, False, AWAY)], ""),
+        ({}, [(50, False, AWAY), (1, False, AWAY)], ""),
+    ],
+)
+def test_copies_that_do_not_leave_the_host_are_told_like_late_backups(
+    tmp_path: Path, s3: dict[str, str], sets: list[tuple[int, bool, list[str]]], says: str
+) -> None:
+    for hours, there, problems in sets:
+        where = {"local": "here", "s3": "s3://b" if there else None}
+        written = manifest(NOW - timedelta(hours=hours), locations=where, problems=problems)
+        manifests.write(tmp_path / "backups/runs", written)
+    found = describe(definition(tmp_path, s3=s3), NOW)["problems"]
+    assert len(found) == bool(says) and says in "".join(found)
+
+
+def test_a_copy_of_long_ago_counts_though_nothing_here_remembers_it(tmp_path: Path) -> None:
+    finished = (NOW - timedelta(days=3)).isoformat()
+    State(tmp_path / "state").update(success={"s3": {"run": "x", "finished": finished, "bytes": 1}})
+    manifests.write(tmp_path / "backups/runs", manifest(NOW - timedelta(hours=1), problems=AWAY))
+    [problem] = describe(definition(tmp_path, s3=BUCKET), NOW)["problems"]
+    assert "for 72.0 h, backup_maximum_age_hours is 26" in problem
+
+
+@pytest.mark.parametrize(
+    ("recipients", "sets", "told"),
+    [
+        (["age1"], [["keys: mount it"], []], False),
+        (["age1"], [[], ["keys: mount it"]], True),
+        (["age1"], [[], ["off-site: no"]], False),
+        # It was made before anybody wanted one.
+        (["age1"], [[]], False),
+        ([], [["keys: mount it"]], False),
+    ],
+)
+def test_a_newest_set_that_has_no_bundle_of_keys_is_named(
+    tmp_path: Path, recipients: list[str], sets: list[list[str]], told: bool
+) -> None:
+    for age, problems in enumerate(reversed(sets), 1):
+        manifests.write(tmp_path / "backups/runs", manifest(NOW - timedelta(hours=age), problems=problems))
+    found = describe(definition(tmp_path, bundle={"recipients": recipients}), NOW)["problems"]
+    run = run_id(NOW - timedelta(hours=1))
+    assert found == ([f"the newest set {run} has no key bundle: mount it"] if told else [])
+
+
 def test_the_installed_archive_is_the_same_each_time_and_runs_alone(tmp_path: Path) -> None:
     content = PROGRAM.archive("backup_cli")
     assert content == PROGRAM.archive("backup_cli")
