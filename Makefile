@@ -26,8 +26,10 @@ venv: ## the locked Python environment .venv
 backup-key: ## the key pair for bundles of keys (ARGS="--file ... --passphrase-file ...")
 	@bin/backup-key $(ARGS)
 
+RUN = .venv/bin/ansible-playbook
+drill: RUN = bin/drill .venv/bin/ansible-playbook
 $(PLAYBOOKS): venv
-	.venv/bin/ansible-playbook -i inventories/$(ENV) $(BECOME) playbooks/$@.yml $(ARGS)
+	$(RUN) -i inventories/$(ENV) $(BECOME) playbooks/$@.yml $(ARGS)
 
 test: ## everything: lint, unit, contract, render, backup, deployments (STAGES="lint unit" selects)
 	bin/test $(STAGES)

@@ -156,9 +156,9 @@ def test_a_host_that_is_the_control_host_drills_by_the_playbook_of_this_checkout
     program = Path(sys.executable).with_name("ansible-playbook")
     inventory = ["-i", str(ROOT / "inventories/local"), "--limit", "localhost"]
     assert job["command"][:2] == ["/usr/bin/timeout", "--kill-after=60"]
-    assert job["command"][3:5] == ["/usr/bin/env", f"--chdir={checkout}"]
-    assert Path(job["command"][5]).resolve() == program.resolve()
-    assert job["command"][6:] == [*inventory, "playbooks/drill.yml"]
+    assert job["command"][3:6] == ["/usr/bin/env", f"--chdir={checkout}", "bin/drill"]
+    assert Path(job["command"][6]).resolve() == program.resolve()
+    assert job["command"][7:] == [*inventory, "playbooks/drill.yml"]
 
 
 @pytest.mark.parametrize("where", ["elsewhere", "undrilled"])

@@ -171,6 +171,17 @@ def drilled(core: Deployment) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.full
+def test_a_drill_that_fails_takes_its_copy_away_and_says_why(
+    core: Deployment, scratch: Deployment, backup: Path
+) -> None:
+    refused(by_cron(calendar_drill(core)) + " -e restore_run=20200101T000000Z")
+    drill = drilled(core)
+    assert drill["ok"] is False and "there is no run 20200101T000000Z" in drill["problem"]
+    assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
+    assert not scratch.backup_root.exists()
+
+
 def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     core: Deployment,
     scratch: Deployment,

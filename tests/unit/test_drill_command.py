@@ -1,0 +1,79 @@
+"""What bin/drill does after a drill, and what it is told of the failure."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+# Writes down what it is called with and what the first one has left; each book fails as the test says.
+PROGRAM = """#!/bin/sh
+book=$(basename "$3")
+echo "$* $(cat "$PLATFORM_FAILURE_FILE")" >> {calls}
+[ "$book" = drill.yml ] || exit 0
+printf '%s' "{says}" > "$PLATFORM_FAILURE_FILE"
+exit {code}
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "after"),
+    [
+        (0, "", []),
+        (2, "Compare: the copy differs", ["Compare: the copy differs"]),
+        # Of a rescue: in the end it went well.
+        (0, "Try: no", []),
+        # Refused, since another run has the environment.
+        (1, "", []),
+    ],
+)
+def test_only_a_drill_in_which_something_failed_has_an_aftermath(
+    tmp_path: Path, code: int, says: str, after: list[str]
+) -> None:
+    program, calls = tmp_path / "ansible-playbook", tmp_path / "calls"
+    program.write_text(PROGRAM.format(calls=calls, says=says, code=code))
+    program.chmod(0o755)
+    given = ["-i", "inventories/drill.yml", "playbooks/drill.yml", "-e", "restore_from=s3"]
+    done = subprocess.run(
+        [ROOT / "bin/drill", program, *given],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        check=False,
+    )
+    assert done.returncode == code
+    failed = "-i inventories/drill.yml playbooks/_drill_failed.yml -e restore_from=s3"
+    assert calls.read_text().splitlines() == [" ".join(given) + " ", *(f"{failed} {text}" for text in after)]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ansible-playbook", "calls"]
+
+
+@pytest.mark.parametrize(
+    ("task", "kept"),
+    [
+        ({"ansible.builtin.fail": {"msg": "the copy differs"}}, "Try: the copy differs"),
+        ({"ansible.builtin.fail": {"msg": "{{ item }} is gone"}, "loop": ["one"]}, "Try: one is gone"),
+        ({"ansible.builtin.fail": {"msg": "s3cret"}, "no_log": True}, "Try: see its output"),
+        ({"ansible.builtin.debug": {"msg": "well"}}, None),
+    ],
+)
+def test_the_reason_of_a_failure_is_kept(tmp_path: Path, task: dict[str, Any], kept: str | None) -> None:
+    book, reason = tmp_path / "book.yml", tmp_path / "reason"
+    book.write_text(
+        yaml.safe_dump([{"hosts": "localhost", "gather_facts": False, "tasks": [{"name": "Try", **task}]}])
+    )
+    environment = {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": str(tmp_path),
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "plugins/callback"),
+        "ANSIBLE_CALLBACKS_ENABLED": "platform_failure",
+        "PLATFORM_FAILURE_FILE": str(reason),
+    }
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", "localhost,", "-c", "local", book]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == bool(kept), done.stdout
+    assert (reason.read_text() if reason.exists() else None) == kept
