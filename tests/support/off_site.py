@@ -144,11 +144,11 @@ class OffSite:
         """Keys of the complete runs in the bucket."""
         return sorted(key for key in self.objects(f"{environment}/runs") if key.endswith("/manifest.json"))
 
-    def objects(self, folder: str) -> set[str]:
-        """Keys of everything in the bucket below a folder."""
+    def objects(self, folder: str) -> dict[str, str]:
+        """Keys of everything in the bucket below a folder, with what S3 knows the content by."""
         pages = self.store.client().get_paginator("list_objects_v2")
         found = pages.paginate(Bucket=self.store.bucket, Prefix=f"{folder}/")
-        return {item["Key"] for page in found for item in page.get("Contents", [])}
+        return {item["Key"]: item["ETag"] for page in found for item in page.get("Contents", [])}
 
     def lose(self, source: Deployment) -> Lost:
         """Backs `source` up, lets it work on, and kills its database between two moments of the archive."""

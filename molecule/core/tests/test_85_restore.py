@@ -56,10 +56,12 @@ def sets(folder: Path) -> dict[str, str]:
     }
 
 
-def archived(folder: Path, off_site: OffSite, core: Deployment) -> set[str]:
-    """The local archive's files, and all of the bucket."""
+def archived(folder: Path, off_site: OffSite, core: Deployment) -> dict[str, str]:
+    """The local archive's files but what is being written, and all of the bucket, each with what tells its content."""
     local = {
-        str(path.relative_to(folder)) for path in (folder / "pgbackrest/archive").rglob("*") if path.is_file()
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (folder / "pgbackrest/archive").rglob("*")
+        if path.is_file() and path.suffix != ".tmp"
     }
     return local | off_site.objects(core.name)
 
@@ -196,7 +198,9 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
         output = succeeds(by_cron(calendar_drill(core)) + " -e restore_from=s3")
     assert core.fingerprint() == runs
     assert sets(backup) == before, "a drill writes nothing into the repositories"
-    written = archived(backup, off_site, core) - log
+    after = archived(backup, off_site, core)
+    assert {name: after.get(name) for name in log} == log, "nothing there has changed or is gone"
+    written = set(after) - set(log)
     ((timeline,),) = core.sql("SELECT lpad(to_hex(timeline_id), 8, '0') FROM pg_control_checkpoint()")
     assert written, "the source goes on archiving"
     strange = {name for name in written if f"/{timeline.upper()}" not in name or "/archive/" not in name}
