@@ -67,7 +67,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 reference:
-  description: "{started, time, until, loss_seconds, tables: {name: {rows, hash}}}; times in ISO 8601."
+  description:
+    - "{started, time, until, loss_seconds, tables: {name: {rows, hash}}}; times in ISO 8601."
+    - C(loss_seconds) is how much work was not archived yet at most, had the host been lost just then.
   returned: when marked
   type: dict
 archived:
@@ -111,8 +113,11 @@ _TABLES = {
 }
 _COUNT = """SELECT json_build_object('rows', count(*), 'hash', coalesce(sum(hashtextextended(row, 0)), 0)::text)
     FROM ({}) t"""
-_LOSS = """SELECT extract(epoch FROM clock_timestamp() - coalesce(last_archived_time, pg_postmaster_start_time()))
-    FROM pg_stat_archiver"""
+_UNARCHIVED = """SELECT json_build_object(
+    'age', extract(epoch FROM clock_timestamp() - coalesce(last_archived_time, pg_postmaster_start_time())),
+    'waits', coalesce((SELECT extract(epoch FROM clock_timestamp() - min(modification)) FROM pg_ls_archive_statusdir()
+        WHERE name LIKE '%.ready'), 0),
+    'timeout', (SELECT setting::int FROM pg_settings WHERE name = 'archive_timeout')) FROM pg_stat_archiver"""
 # A restore to a time ends at the first commit after it, so there has to be one.
 _COMMIT = "BEGIN; SELECT pg_current_xact_id(); COMMIT; SELECT pg_walfile_name(pg_switch_wal())"
 _ARCHIVED = "SELECT coalesce(last_archived_wal, '') >= '{segment}' FROM pg_stat_archiver"
@@ -171,7 +176,7 @@ class Manager:
         }[state]()
 
     def _mark(self) -> dict[str, Any]:
-        loss = float(self._sql(_LOSS))
+        loss = self._loss()
         started = datetime.now(timezone.utc).isoformat()
         for _ in range(_ATTEMPTS):
             until = self._sql("SELECT clock_timestamp() - interval '1 second'")
@@ -184,6 +189,13 @@ class Manager:
                 reference = {"started": started, "time": moment, "until": until, "loss_seconds": loss}
                 return {"reference": {**reference, "tables": before}}
         raise DrillError(f"workflows or finished executions changed during each of {_ATTEMPTS} looks at them")
+
+    def _loss(self) -> float:
+        """Seconds of work that the archive lacks at most. A server that writes ends its segment within the timeout, so
+        one that has ended none for longer had nothing to archive."""
+        found = json.loads(self._sql(_UNARCHIVED))
+        age, waits, timeout = (float(found[key]) for key in ("age", "waits", "timeout"))
+        return min(age, waits + timeout) if timeout else age
 
     def _archive_running(self) -> dict[str, Any]:
         try:

@@ -142,7 +142,11 @@ def metrics(values: dict[str, Any], environment: str) -> str:
     )
     gauge("last_drill_ok", "Whether the drill succeeded.", {"": _number(drill.get("ok"))})
     gauge("last_drill_duration_seconds", "Time to restore in the last drill.", {"": drill.get("seconds")})
-    gauge("last_drill_loss_seconds", "What the last drill would have lost.", {"": drill.get("loss_seconds")})
+    gauge(
+        "last_drill_loss_seconds",
+        "What a loss of the host would have cost at most as the last drill began.",
+        {"": drill.get("loss_seconds")},
+    )
     return "\n".join(lines) + "\n" if lines else ""
 
 

@@ -170,8 +170,9 @@ class Server:
             return 2, 'FATAL:  database "n8n" does not exist'
         self.asked.append(argv[-1])
         answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A"}
+        answers |= {"archive_timeout": '{"age": 12.5, "waits": 0, "timeout": 60}'}
         answers |= {"last_archived_wal": "t" if self.archives else "f", "json_build_object": "{}"}
-        answers |= {"extract(epoch": "12.5", "clock_timestamp": "2026-11-22T10:00:00Z"}
+        answers |= {"clock_timestamp": "2026-11-22T10:00:00Z"}
         return 0, next(answer for word, answer in answers.items() if word in argv[-1])
 
 
@@ -215,6 +216,34 @@ def test_a_server_that_cannot_be_asked_ends_no_restore() -> None:
     restore = archiving(server)
     assert restore.apply("archived") == {"archived": False}
     assert "does not exist" in restore.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("age", "waits", "timeout", "loss"),
+    [
+        (20, 0, 60, 20),
+        # Nothing was there to be archived for hours: what is younger than the timeout may be.
+        (7200, 0, 60, 60),
+        # The archive is away. What waits for longest took as long as the timeout to become a segment.
+        (7200, 7000, 60, 7060),
+        (7200, 7190, 60, 7200),
+        # Segments end only when they are full.
+        (7200, 0, 0, 7200),
+    ],
+)
+def test_an_idle_database_loses_no_more_than_its_segment_in_use(
+    age: float, waits: float, timeout: int, loss: float
+) -> None:
+    answers = {
+        "archive_timeout": json.dumps({"age": age, "waits": waits, "timeout": timeout}),
+        "SELECT to_char": "2026-11-22T10:00:00Z",
+        "pg_switch_wal": "0A",
+        "last_archived_wal": "t",
+        "hashtextextended": '{"rows": 1, "hash": "7"}',
+    }
+    manager = drill("")
+    manager._sql = lambda query, _database="": next((a for word, a in answers.items() if word in query), "")  # type: ignore[method-assign]
+    assert manager.apply("marked")["reference"]["loss_seconds"] == loss
 
 
 def test_the_same_rows_are_none() -> None:
