@@ -3,7 +3,7 @@
 Installed on the target and called every other minute (systemd timer or cron). What is due follows from the time of the
 last run, not from the clock alone: a missed run is made up for at the next call, and a change to or from daylight
 saving time neither skips nor doubles one. A job that never ran is due at once, one with ``wait`` not before the next
-moment of its calendar.
+moment of its calendar. Jobs run one after another; one with ``beside``, which has to be short, also while another runs.
 
 Calendars (times are local to the environment's time zone): ``every N minutes`` (N divides 60), ``hourly``,
 ``daily HH:MM``, ``weekly mon HH:MM``, ``monthly D HH:MM`` (D is 1 to 28).
@@ -12,6 +12,7 @@ Calendars (times are local to the environment's time zone): ``every N minutes`` 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -29,6 +30,8 @@ _CALENDAR = re.compile(
     r"|weekly (?P<weekday>mon|tue|wed|thu|fri|sat|sun)|monthly (?P<day>[0-9]{1,2}))"
     r"(?: (?P<hour>[01][0-9]|2[0-3]):(?P<minute>[0-5][0-9]))?$"
 )
+# Between two looks at what may run beside a job.
+_LOOK_SECONDS = 30.0
 
 
 class CalendarError(ValueError):
@@ -94,27 +97,41 @@ class Schedule:
                 return datetime.fromisoformat(last["started"])
             return self.written if job.get("wait") else None
 
-        return [job for job in self.jobs if due(now, last_run(job), job["calendar"], self.zone)]
+        owed = [job for job in self.jobs if due(now, last_run(job), job["calendar"], self.zone)]
+        return sorted(owed, key=lambda job: not job.get("beside"))
 
     def run(self, job: dict[str, Any], now: datetime) -> int:
         """Runs a job; its output goes to `<name>.log` (the last run only) and its end to `<name>.json`."""
         with (self.state / f"{job['name']}.log").open("wb") as log:
             try:
-                code = subprocess.run(
-                    job["command"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    check=False,
-                ).returncode
+                process = subprocess.Popen(
+                    job["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+                )
             except OSError as error:
                 log.write(str(error).encode())
                 code = 127
+            else:
+                code = self._wait(process, job)
         record = {"started": now.isoformat(), "finished": datetime.now(timezone.utc).isoformat(), "rc": code}
         temporary = self.state / f".{job['name']}.json"
         temporary.write_text(json.dumps(record), encoding="utf-8")
         os.replace(temporary, self.state / f"{job['name']}.json")
         return code
+
+    def _wait(self, process: subprocess.Popen[bytes], job: dict[str, Any]) -> int:
+        while True:
+            try:
+                return process.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                # Whatever becomes of the others, this one has to be waited for.
+                with contextlib.suppress(OSError):
+                    self._run_beside(job)
+
+    def _run_beside(self, job: dict[str, Any]) -> None:
+        now = datetime.now(timezone.utc)
+        for other in self.due_jobs(now):
+            if other.get("beside") and not job.get("beside"):
+                self.run(other, now)
 
 
 def main() -> int:

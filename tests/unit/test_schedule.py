@@ -130,3 +130,27 @@ def test_a_job_runs_once_and_its_failure_is_kept(tmp_path: Path) -> None:
     assert made.due_jobs(now + timedelta(minutes=10)) == []
     assert (tmp_path / "good.log").read_text() == "hello\n"
     assert json.loads((tmp_path / "bad.json").read_text())["rc"] == 127
+
+
+def test_while_a_long_job_runs_only_those_run_that_may_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_LOOK_SECONDS", 0.05)
+    waits = f"until [ -e {tmp_path}/watched ]; do sleep 0.05; done"
+    jobs = [
+        {"name": "long", "calendar": "hourly", "command": ["/usr/bin/timeout", "20", "/bin/sh", "-c", waits]},
+        {"name": "other", "calendar": "hourly", "command": ["/usr/bin/touch", f"{tmp_path}/other"]},
+        {
+            "name": "watch",
+            "calendar": "hourly",
+            "command": ["/usr/bin/touch", f"{tmp_path}/watched"],
+            "beside": True,
+        },
+    ]
+    made = schedule.Schedule({"time_zone": "Etc/UTC", "jobs": jobs}, tmp_path)
+    now = datetime.now(timezone.utc)
+    due = made.due_jobs(now)
+    assert [job["name"] for job in due] == ["watch", "long", "other"], "it is not what others wait for"
+    assert made.run(due[1], now) == 0, "the long one ends when the other has run"
+    assert (made.last("watch") or {})["rc"] == 0
+    assert made.last("other") is None
