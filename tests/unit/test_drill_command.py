@@ -77,3 +77,41 @@ def test_the_reason_of_a_failure_is_kept(tmp_path: Path, task: dict[str, Any], k
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode != 0) == bool(kept), done.stdout
     assert (reason.read_text() if reason.exists() else None) == kept
+
+
+@pytest.mark.parametrize(
+    ("inventory", "source"),
+    [
+        ({}, "local"),
+        # A store on this very host would be lost with it.
+        ({"platform_object_storage": "own"}, "local"),
+        ({"platform_object_storage": "external"}, "s3"),
+        ({"platform_object_storage": "external", "restore_drill_from": "local"}, "local"),
+    ],
+)
+def test_a_drill_rehearses_the_loss_of_the_host_where_something_outlives_it(
+    tmp_path: Path, inventory: dict[str, str], source: str
+) -> None:
+    plays = yaml.safe_load((ROOT / "playbooks/drill.yml").read_text())
+    (given_to_copy,) = [play["vars"] for play in plays if "restore_run" in play.get("vars", {})]
+    # The copy itself has no bucket.
+    variables = {**given_to_copy, "platform_object_storage": "none", "platform_preflight_access": "observe"}
+    tasks = [{"ansible.builtin.debug": {"msg": "from-{{ restore_from }}"}}]
+    book, program = tmp_path / "book.yml", Path(sys.executable).with_name("ansible-playbook")
+    book.write_text(
+        yaml.safe_dump([{"hosts": "platform", "gather_facts": False, "vars": variables, "tasks": tasks}])
+    )
+    (tmp_path / "inventory").mkdir()
+    (tmp_path / "inventory/hosts.yml").write_text(
+        yaml.safe_dump({"platform": {"hosts": {"localhost": {"ansible_connection": "local", **inventory}}}})
+    )
+    argv = [program, "-i", "inventories/local", "-i", str(tmp_path / "inventory"), book]
+    done = subprocess.run(
+        argv,
+        cwd=ROOT,
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"from-{source}" in done.stdout, done.stdout + done.stderr
