@@ -61,16 +61,22 @@ class Prune:
         # One of a repository that could not be asked may still be wanted.
         return found + (self._bundles() if not self.problems else [])
 
-    def apply(self, removals: list[Removal], thorough: bool = False) -> None:
-        """Manifests first: a set that is half gone must not look like one. `thorough`: also what no index names."""
+    def apply(self, removals: list[Removal], thorough: bool = False) -> list[Removal]:
+        """What went; of a repository with a problem nothing is said to. `thorough`: also what no index names."""
+        gone: list[Removal] = []
+        bundles = [one for one in removals if one.what == "bundle"]
         for repository in self.plans:
+            of_it = [one for one in removals if one.repository == repository and one not in bundles]
             with self._problems_of(repository):
-                self._remove(repository, [one for one in removals if one.repository == repository], thorough)
-        with self._problems_of("local"):
-            for removal in removals:
-                # Without its bundle a set that could not be removed would be of no use.
-                if removal.what == "bundle" and not self.problems:
-                    Path(removal.name).unlink(missing_ok=True)
+                self._remove(repository, of_it, thorough)
+                gone += of_it
+        # Without its bundle a set that could not be removed would be of no use.
+        if not self.problems:
+            with self._problems_of("local"):
+                for bundle in bundles:
+                    Path(bundle.name).unlink(missing_ok=True)
+                    gone.append(bundle)
+        return gone
 
     def kept(self, former: dict[str, Any]) -> dict[str, dict[str, Any]]:
         """{sets: {repository: count}, window: {repository: ISO 8601}} of the good sets that stay; of a repository that
@@ -103,6 +109,7 @@ class Prune:
         return found
 
     def _remove(self, repository: str, removals: list[Removal], thorough: bool) -> None:
+        """Manifests first: a set that is half gone must not look like one."""
         self._remove_manifests(repository, [one.name for one in removals if one.what == "manifest"])
         for _kind, item in build(self.definition):
             if hasattr(item, "prune"):

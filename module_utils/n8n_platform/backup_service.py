@@ -122,12 +122,13 @@ class Service:
             context = self.context("full")
             pruner = Prune(context)
             removals = pruner.plan()
-            lines = [removal.line() for removal in removals]
             if not dry_run:
                 self._clean_up(context, crashed)
-                pruner.apply(removals, thorough=True)
-                self.log.write("pruned", removed=lines, problems=pruner.problems)
+                removals = pruner.apply(removals, thorough=True)
                 self._count(pruner)
+                removed = [removal.line() for removal in removals]
+                self.log.write("pruned", removed=removed, problems=pruner.problems)
+            lines = [removal.line() for removal in removals]
             code, told = Exit.NOT_PRUNED if pruner.problems else Exit.DONE, lines + pruner.problems
             return Answer(code, told or ["nothing goes"], removals=removals, problems=pruner.problems)
 
@@ -196,8 +197,7 @@ class Service:
         if context.type != "incr" or crashed or failed_before:
             try:
                 pruner = Prune(context)
-                removals = pruner.plan()
-                pruner.apply(removals, thorough=crashed or failed_before)
+                removals = pruner.apply(pruner.plan(), thorough=crashed or failed_before)
                 self._count(pruner)
                 lines += [f"removed {removal.line()}" for removal in removals]
                 failed = pruner.problems

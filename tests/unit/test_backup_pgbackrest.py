@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform import pgbackrest, pgbackrest_retention
-from ansible.module_utils.n8n_platform.backup import Context, Definition, Exit
+from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.engine_run import Result
 from ansible.module_utils.n8n_platform.pgbackrest import Backup, PgBackRest, PgBackRestError, Repository
@@ -199,3 +199,28 @@ def test_what_another_passphrase_makes_of_a_file_is_not_repeated() -> None:
 
 def test_a_repository_without_a_stanza_is_not_there_yet() -> None:
     assert not client(0, "[]").repositories(["local"])["local"].created
+
+
+def test_one_repository_is_pruned_though_the_other_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unused: Any = None
+    values: dict[str, Any] = {"environment": "test", "project": "p", "timezone": "UTC", "images": {}}
+    roots = {f"{name}_root": str(tmp_path) for name in ("volumes", "secrets", "state", "backup")}
+    retention = {"local_days": 7, "offsite_days": 30, "minimum_sets": 1}
+    definition = Definition({**values, **roots, "items": [], "retention": retention, "s3": {"bucket": "b"}})
+    now = datetime.fromtimestamp(21 * DAY, timezone.utc)
+    context = Context(definition, unused, unused, "r9", now, "full", print)
+    item = PgBackRestItem({"name": "postgres-n8n", "service": "postgres-n8n", "stanza": "n8n"})
+    there = {
+        "local": Repository("local", "", True, tuple(WEEKLY)),
+        "s3": Repository("s3", "no answer", False),
+    }
+    expired: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(item, "repositories", lambda _: there)
+    monkeypatch.setattr(item, "_expire", lambda _context, *given: expired.append(given))
+    listed = item.prune(context, "local", dry_run=True)
+    assert listed[0] == "set day0F" and listed[-1].startswith("WAL before ") and expired == []
+    assert item.prune(context, "local") == listed and expired == [("local", 2)]
+    with pytest.raises(BackupError, match="postgres-n8n: no answer"):
+        item.prune(context, "s3")

@@ -142,6 +142,7 @@ def test_a_bucket_that_does_not_answer_costs_only_its_own_pruning(
     answer = Service(definition, NOW).prune(dry_run=False)
     assert answer.code is listed.code is Exit.NOT_PRUNED
     assert answer.problems == listed.problems == ["s3: S3 list: no answer"]
+    assert answer.lines == listed.lines and not [line for line in listed.lines if "bundle" in line]
     assert places.runs("local") == [day(8), day(1)] and places.database["local"] == set()
     assert places.snapshots["local"] == {day(8), day(1)}
     assert len(places.runs("s3")) == 5 and places.database["s3"] == {"F"}
@@ -157,6 +158,8 @@ def test_what_cannot_be_removed_there_takes_neither_its_database_nor_its_keys(
     places.fails = lambda repository, step: (repository, step) == ("s3", "remove")
     answer = Service(definition, NOW).prune(dry_run=False)
     assert (answer.code, answer.problems) == (Exit.NOT_PRUNED, ["s3: S3 list: no answer"])
+    assert {line.split(":")[0] for line in answer.lines[:-1]} == {"local"}, "nothing else went"
+    assert not [line for line in answer.lines if "bundle" in line]
     assert places.runs("local") == [day(8), day(1)]
     assert len(places.snapshots["s3"]) == 5 and places.database["s3"] == {"F"} and kept.exists()
 
