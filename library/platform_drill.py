@@ -99,6 +99,8 @@ from ansible.module_utils.n8n_platform.http import HttpError
 
 _STATES = ("marked", "archived", "compared", "decrypted", "recorded")
 _ATTEMPTS = 10
+# A repository that refuses connections is asked again and again.
+_IN_TIME = ("timeout", "60")
 _POLL_SECONDS = 0.5
 _NOT_ARCHIVED = (
     "of the last moments only what is archived can be restored. In place the rest stays in the data from before until "
@@ -211,7 +213,9 @@ class Manager:
 
     def _is_archived(self) -> bool:
         """Whether the repositories are of this server, by the number that initdb gave it."""
-        found = json.loads(self._execute(self.params["service"], ["pgbackrest", "info", "--output=json"]))
+        found = json.loads(
+            self._execute(self.params["service"], [*_IN_TIME, "pgbackrest", "info", "--output=json"])
+        )
         known = {str(database["system-id"]) for stanza in found for database in stanza["db"]}
         return self._sql("SELECT system_identifier FROM pg_control_system()", "postgres") in known
 

@@ -85,7 +85,8 @@ def lateness(definition: Definition, state: State, sets: list[Set], now: datetim
     maximum = timedelta(hours=float(definition.values.get("maximum_age_hours") or 26))
     since = datetime.fromisoformat(state.values["since"]) if state.values.get("since") else now
     found = [text] if (text := missed(now, sets, since, maximum)) else []
-    found += _left_here(definition, state, sets, now, maximum) + _without_keys(definition, sets)
+    found += _left_here(definition, state, sets, now, maximum)
+    found += _without_keys(definition, [one for one in sets if now - one.started <= maximum])
     drill_days = float(definition.values.get("drill_maximum_age_days") or 0)
     found += _archiving(state).get("problems") or []
     return found + (_drill(state, since, now, drill_days) if drill_days else [])
@@ -110,13 +111,15 @@ def _left_here(
     return [f"off-site: no backup has come there for {hours:.1f} h, backup_maximum_age_hours is {most:g}"]
 
 
-def _without_keys(definition: Definition, sets: list[Set]) -> list[str]:
-    """Not of a set that was made before anybody wanted a bundle."""
-    newest = next((one.manifest for one in reversed(sets) if one.manifest), None)
-    if newest is None or not (definition.values.get("bundle") or {}).get("recipients"):
+def _without_keys(definition: Definition, recent: list[Set]) -> list[str]:
+    """One bundle of all recent sets is enough. None is missed from before anybody wanted one."""
+    made = [one.manifest for one in recent if one.manifest]
+    if not (definition.values.get("bundle") or {}).get("recipients"):
         return []
-    failed = _problems(newest, keys=True)
-    return [f"the newest set {newest['run']} has no key bundle: {text}" for text in failed]
+    if any(item["kind"] == "keys" for manifest in made for item in manifest["items"]):
+        return []
+    failed = [text for manifest in made for text in _problems(manifest, keys=True)]
+    return [f"no recent set has a key bundle: {failed[-1]}"] if failed else []
 
 
 def _problems(manifest: dict[str, Any], keys: bool) -> list[str]:

@@ -29,3 +29,10 @@ def test_no_place_of_an_environment_is_forgotten() -> None:
     }
     (made,) = load(ROOT / "playbooks/_restore_scratch.yml")
     assert roots and roots <= set(made["vars"])
+
+
+def test_a_copy_delivers_no_bundle_of_keys() -> None:
+    """To a bucket it could not, having none, and would be refused."""
+    (made,) = load(ROOT / "playbooks/_restore_scratch.yml")
+    assert made["vars"]["platform_object_storage"] == "none"
+    assert (made["vars"]["backup_bundle_destination"], made["vars"]["backup_bundle_recipients"]) == ("", [])

@@ -394,25 +394,30 @@ def test_a_copy_of_long_ago_counts_though_nothing_here_remembers_it(tmp_path: Pa
     assert "for 72.0 h, backup_maximum_age_hours is 26" in problem
 
 
+BUNDLE = {"name": "keys", "kind": "keys", "path": "/b", "bytes": 1, "sha256": "0", "details": {}}
+
+
 @pytest.mark.parametrize(
     ("recipients", "sets", "told"),
     [
-        (["age1"], [["keys: mount it"], []], False),
-        (["age1"], [[], ["keys: mount it"]], True),
-        (["age1"], [[], ["off-site: no"]], False),
+        # Hours since each set, whether it has a bundle, and what its manifest says.
+        (["age1"], [(2, True, []), (1, False, ["keys: mount it"])], False),
+        (["age1"], [(30, True, []), (1, False, ["keys: mount it"])], True),
+        (["age1"], [(2, False, ["keys: mount it"]), (1, False, [])], True),
+        (["age1"], [(1, False, ["off-site: no"])], False),
         # It was made before anybody wanted one.
-        (["age1"], [[]], False),
-        ([], [["keys: mount it"]], False),
+        (["age1"], [(1, False, [])], False),
+        ([], [(1, False, ["keys: mount it"])], False),
     ],
 )
-def test_a_newest_set_that_has_no_bundle_of_keys_is_named(
-    tmp_path: Path, recipients: list[str], sets: list[list[str]], told: bool
+def test_it_is_said_when_no_recent_set_has_a_bundle_of_keys(
+    tmp_path: Path, recipients: list[str], sets: list[tuple[int, bool, list[str]]], told: bool
 ) -> None:
-    for age, problems in enumerate(reversed(sets), 1):
-        manifests.write(tmp_path / "backups/runs", manifest(NOW - timedelta(hours=age), problems=problems))
+    for hours, has, problems in sets:
+        moment, items = NOW - timedelta(hours=hours), [BUNDLE] if has else []
+        manifests.write(tmp_path / "backups/runs", manifest(moment, problems=problems, items=items))
     found = describe(definition(tmp_path, bundle={"recipients": recipients}), NOW)["problems"]
-    run = run_id(NOW - timedelta(hours=1))
-    assert found == ([f"the newest set {run} has no key bundle: mount it"] if told else [])
+    assert found == (["no recent set has a key bundle: mount it"] if told else [])
 
 
 def test_the_installed_archive_is_the_same_each_time_and_runs_alone(tmp_path: Path) -> None:

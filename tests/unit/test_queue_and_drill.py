@@ -162,7 +162,7 @@ class Server:
         return {"Id": service, "State": {"Status": "running", "Health": {"Status": self.health}}}
 
     def execute(self, container: str, argv: list[str]) -> tuple[int, str]:
-        if argv[0] == "pgbackrest":
+        if "pgbackrest" in argv:
             return 0, json.dumps(
                 [{"db": [{"system-id": 17, "repo-key": 1}, {"system-id": 17, "repo-key": 2}]}]
             )

@@ -1,4 +1,4 @@
-"""A queue that is killed while it is written to."""
+"""A queue whose process is killed while it is written to."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from tests.support.deployment import Deployment, wait_until
 
 KEY = "bull:test-crash:wait"
-# What a crash may cost: the append-only file is synchronised once a second.
-LOSS_SECONDS = 1.0
-WRITTEN = 2000
+WRITING_SECONDS = 5.0
+# The append-only file is synchronised once a second; while the disk is slow, writing it may wait for two.
+LOSS_SECONDS = 2.0
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def line(core: Deployment) -> Iterator[socket.socket]:
     core.redis("DEL", KEY)
 
 
-def test_a_crash_costs_it_less_than_a_second(core: Deployment, line: socket.socket) -> None:
+def test_a_killed_process_costs_it_two_seconds_at_most(core: Deployment, line: socket.socket) -> None:
     queue = core.containers()["redis-queue"]
     killer = Thread(target=queue.kill)
     acknowledged: list[float] = []
@@ -41,16 +41,16 @@ def test_a_crash_costs_it_less_than_a_second(core: Deployment, line: socket.sock
             if not line.recv(100).startswith(b":"):
                 break
             acknowledged.append(time.monotonic())
-            if number == WRITTEN:
+            if acknowledged[-1] - acknowledged[0] > WRITING_SECONDS and not killer.ident:
                 killer.start()
     except ConnectionError:
         pass
-    assert len(acknowledged) > WRITTEN
+    assert killer.ident, "it ended by itself"
     killer.join()
     queue.start()
     wait_until(lambda: core.healthy("redis-queue"), "the queue to be healthy again", 120)
     kept = core.redis("LRANGE", KEY, "0", "-1").split()
-    assert kept == [str(number) for number in range(len(kept))]
+    assert kept and kept == [str(number) for number in range(len(kept))]
     lost = acknowledged[len(kept) :]
     assert not lost or acknowledged[-1] - lost[0] <= LOSS_SECONDS, f"{len(lost)} of {len(acknowledged)}"
     wait_until(lambda: core.smoke()[0] == 200, "n8n to use the queue again", 120)
