@@ -87,9 +87,13 @@ class Schedule:
         self.written = written
 
     def last(self, name: str) -> dict[str, Any] | None:
-        """`{started, finished, rc}` of the last run of a job, or None."""
-        path = self.state / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        """`{started, finished, rc}` of the last run of a job; None where there was none, or its record is damaged."""
+        try:
+            found: dict[str, Any] = json.loads((self.state / f"{name}.json").read_text(encoding="utf-8"))
+            datetime.fromisoformat(found["started"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        return found
 
     def due_jobs(self, now: datetime) -> list[dict[str, Any]]:
         def last_run(job: dict[str, Any]) -> datetime | None:
@@ -114,7 +118,11 @@ class Schedule:
                 code = self._wait(process, job)
         record = {"started": now.isoformat(), "finished": datetime.now(timezone.utc).isoformat(), "rc": code}
         temporary = self.state / f".{job['name']}.json"
-        temporary.write_text(json.dumps(record), encoding="utf-8")
+        # By hand: this program is installed by itself, without the modules beside it.
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps(record))
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, self.state / f"{job['name']}.json")
         return code
 
@@ -124,7 +132,7 @@ class Schedule:
                 return process.wait(_LOOK_SECONDS)
             except subprocess.TimeoutExpired:
                 # Whatever becomes of the others, this one has to be waited for.
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError, ValueError):
                     self._run_beside(job)
 
     def _run_beside(self, job: dict[str, Any]) -> None:

@@ -154,3 +154,53 @@ def test_while_a_long_job_runs_only_those_run_that_may_beside_it(
     assert made.run(due[1], now) == 0, "the long one ends when the other has run"
     assert (made.last("watch") or {})["rc"] == 0
     assert made.last("other") is None
+
+
+@pytest.mark.parametrize("left", ["", '{"started": "2026-06-', "\0" * 80, "null", '{"rc": 0}'])
+def test_a_record_that_a_loss_of_power_has_left_unreadable_is_none(tmp_path: Path, left: str) -> None:
+    jobs = [
+        {"name": "damaged", "calendar": "hourly", "command": ["/bin/true"]},
+        {"name": "other", "calendar": "hourly", "command": ["/bin/true"]},
+    ]
+    made = schedule.Schedule({"time_zone": "Etc/UTC", "jobs": jobs}, tmp_path)
+    now = at("2026-06-10T10:05")
+    made.run(jobs[1], now)
+    (tmp_path / "damaged.json").write_text(left)
+    assert made.last("damaged") is None
+    assert made.due_jobs(now) == [jobs[0]], "it is made anew, and nothing else waits for it"
+    made.run(jobs[0], now)
+    assert made.due_jobs(now) == []
+
+
+def test_whatever_becomes_of_those_beside_it_the_end_of_a_job_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schedule, "_LOOK_SECONDS", 0.05)
+    jobs = [
+        {"name": "long", "calendar": "hourly", "command": ["/bin/sleep", "0.5"]},
+        {"name": "watch", "calendar": "never", "command": ["/bin/true"], "beside": True},
+    ]
+    made = schedule.Schedule({"time_zone": "Etc/UTC", "jobs": jobs}, tmp_path)
+    assert made.run(jobs[0], at("2026-06-10T10:05")) == 0
+    assert (made.last("long") or {})["rc"] == 0
+
+
+def test_a_record_is_on_disk_before_it_replaces_the_former(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+    replace = os.replace
+
+    def fsync(descriptor: int) -> None:
+        steps.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size > 0))
+
+    def replaced(source: Path, target: Path) -> None:
+        steps.append(("replace", str(source), True))
+        replace(source, target)
+
+    monkeypatch.setattr(schedule.os, "fsync", fsync)
+    monkeypatch.setattr(schedule.os, "replace", replaced)
+    job = {"name": "one", "calendar": "hourly", "command": ["/bin/true"]}
+    schedule.Schedule({"time_zone": "Etc/UTC", "jobs": [job]}, tmp_path).run(job, at("2026-06-10T10:05"))
+    temporary = str(tmp_path / ".one.json")
+    assert steps == [("fsync", temporary, True), ("replace", temporary, True)]
