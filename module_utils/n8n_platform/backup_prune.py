@@ -95,6 +95,14 @@ class Prune:
             for key, values in found.items()
         }
 
+    def still_unfinished(self, former: list[str]) -> list[str]:
+        """Runs that have left no set, for the next time: none once all is pruned. What went here takes along the proof
+        that it never was a set of the bucket, which its snapshot there may still need."""
+        if not self.problems:
+            return []
+        gone = {run for run in self._never_published("s3") if not (self.definition.runs / run).exists()}
+        return list(dict.fromkeys([*former, *sorted(gone)]))
+
     def _plan(self, repository: str) -> list[Removal]:
         there = self.sets[repository] = sets(self.definition, self.context.oneshots, repository)
         made = plan(self.context.now, there, self.days[repository], self.minimum)

@@ -267,7 +267,7 @@ class Service:
         self._write_metrics()
 
     def _count(self, pruner: Prune) -> None:
-        unfinished = self.state.unfinished if pruner.problems else []
+        unfinished = pruner.still_unfinished(self.state.unfinished)
         self.state.update(**pruner.kept(self.state.values), unfinished=unfinished)
         self._write_metrics()
 

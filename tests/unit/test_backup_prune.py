@@ -285,6 +285,35 @@ def test_what_was_copied_but_never_was_a_set_of_the_bucket_goes_with_the_one_her
     assert places.snapshots == {"local": {day(8), day(1)}, "s3": {day(8), day(1)}}
 
 
+def test_that_it_never_was_a_set_of_the_bucket_is_known_when_the_bucket_was_away_as_the_one_here_went(
+    definition: Definition, places: Places
+) -> None:
+    lose_manifests(places, "local", "s3")
+    places.snapshots["local"].clear()
+    places.local(9, 8.5, 8, published=False)
+    places.local(7.5)
+    places.snapshots["s3"] = {day(9), day(8.5), day(8)}
+    places.off_site(1)
+    places.local(1)
+    places.fails = lambda repository, _step: repository == "s3"
+    for _ in range(2):
+        assert Service(definition, NOW).prune(dry_run=False).code is Exit.NOT_PRUNED
+        assert places.runs("local") == [day(7.5), day(1)]
+        assert State(definition.state_root).unfinished == [day(9), day(8.5), day(8)]
+    places.fails = lambda _repository, _step: False
+    answer = Service(definition, NOW).prune(dry_run=False)
+    assert answer.code is Exit.DONE, answer.problems
+    assert places.snapshots["s3"] == {day(1)} and State(definition.state_root).unfinished == []
+
+
+def test_of_what_went_here_a_set_of_the_bucket_stays_in_doubt_there(
+    definition: Definition, places: Places
+) -> None:
+    places.fails = lambda repository, _step: repository == "s3"
+    assert Service(definition, NOW).prune(dry_run=False).code is Exit.NOT_PRUNED
+    assert State(definition.state_root).unfinished == []
+
+
 def test_a_snapshot_of_somebody_else_stays(definition: Definition, places: Places) -> None:
     places.snapshots["local"] |= {"", "by-hand"}
     assert Service(definition, NOW).prune(dry_run=False).code is Exit.DONE
