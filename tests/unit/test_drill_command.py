@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from callback.platform_lock import lock_path
 
 ROOT = Path(__file__).resolve().parents[2]
 # Writes down what it is called with and what the first one has left; each book fails as the test says.
@@ -115,3 +117,32 @@ def test_a_drill_rehearses_the_loss_of_the_host_where_something_outlives_it(
         check=False,
     )
     assert f"from-{source}" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_drill_beside_a_restore_into_the_copy_is_refused_before_it_has_begun(
+    tmp_path: Path, held: bool
+) -> None:
+    name = f"dt-{os.getpid()}"
+    # Only what happens in which play, and under whose lock.
+    own = [play for play in yaml.safe_load((ROOT / "playbooks/drill.yml").read_text()) if "hosts" in play]
+    for play in own:
+        told = [{"ansible.builtin.debug": {"msg": task["name"]}} for task in play["tasks"]]
+        play.update(tasks=told, become=False)
+    book, inventory = tmp_path / "book.yml", tmp_path / "hosts.yml"
+    book.write_text(yaml.safe_dump(own))
+    host = {"ansible_connection": "local", "platform_environment": name, "platform_root": str(tmp_path)}
+    inventory.write_text(yaml.safe_dump({"platform": {"hosts": {"localhost": host}}}))
+    locks = [lock_path(name), lock_path(f"{name}-scratch")]
+    command = [Path(sys.executable).with_name("ansible-playbook"), "-i", inventory, book]
+    try:
+        with locks[1].open("w") as lock:
+            if held:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    finally:
+        for path in locks:
+            path.unlink(missing_ok=True)
+    assert (done.returncode != 0) == held, done.stdout + done.stderr
+    assert ("Write down that a drill has begun" in done.stdout) == (not held)
+    assert (f"{name}-scratch is in use" in done.stderr) == held
