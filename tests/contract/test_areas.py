@@ -39,3 +39,19 @@ def test_every_pattern_of_an_area_finds_a_file() -> None:
     for area in LISTED["areas"].values():
         patterns += [*area["tests"], *area["inputs"]]
     assert [each for each in patterns if not any(fnmatch(path, each) for path in FILES)] == []
+
+
+# bin/test's limit, less the reserve of tests/plugins/depth.py and what the first step takes (7 minutes and a half).
+LANE_SECONDS = 85 * 60 - 900 - 450
+
+
+def test_an_area_fits_into_a_run_beside_what_is_always_run() -> None:
+    """One that takes longer would be due for ever."""
+    (step,) = re.findall(r'^steps=\("[^"]*" "([^"]*)"\)$', (ROOT / "bin/test").read_text(), re.MULTILINE)
+    lanes = [lane.split() for lane in step.split(";")]
+    always = {stage: sum(LISTED["stages"][each] for each in lane) for lane in lanes for stage in lane}
+    seconds = {
+        area: listed["seconds"] + always[next(iter(files_of(area))).split("/")[1]]
+        for area, listed in LISTED["areas"].items()
+    }
+    assert {area: needed for area, needed in seconds.items() if needed > LANE_SECONDS} == {}
