@@ -52,7 +52,7 @@ options:
       - V(switched) makes the server's next start use it.
       - V(reverted) goes back to the former generation, on a timeline of its own, and removes what was restored beside.
         Of a volume that held no data before, the restored ones stay in use, with a warning.
-      - V(discarded) removes all generations but the one in use.
+      - V(discarded) removes all generations but the one in use, and those that were not O(archived).
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
     default: restored
@@ -84,6 +84,12 @@ options:
     default: latest
   archives:
     description: Whether the restored server will archive into this repository.
+    type: bool
+    default: true
+  archived:
+    description: >-
+      Whether all that the data in use hold is in the archive. V(switched) writes it down beside them: what is not is
+      nowhere else, and stays, whatever is asked later, until the next good set removes it.
     type: bool
     default: true
   processes:
@@ -159,7 +165,7 @@ def build_spec() -> dict[str, Any]:
         },
         "repository": {"type": "str", "choices": ["local", "s3"], "default": "local"},
         "timeline": {"type": "str", "default": "latest"},
-        "archives": {"type": "bool", "default": True},
+        **{name: {"type": "bool", "default": True} for name in ("archives", "archived")},
         "processes": {"type": "int", "default": 2},
         "timeout": {"type": "int", "default": 7200},
     }
@@ -184,7 +190,7 @@ class Manager:
     def plan(self) -> list[str]:
         state, switched = self.params["state"], self._switched()
         if state == "discarded":
-            return ["discard"] if postgres_generations.former_generations(self.volume) else []
+            return ["discard"] if self._discarded() else []
         if state == "reverted":
             beside = postgres_generations.staged(self.volume, self.params["major"]).exists()
             return ["revert"] * (switched or bool(self.record.get("reverting"))) + ["abandon"] * beside
@@ -240,6 +246,8 @@ class Manager:
         if "generation" not in self.record:
             # Decided before the first change, so that a killed switch goes on instead of beginning again.
             self._write({**self.record, **worker.plan_switch()})
+        # Of what is in use until here; who asks later is told of the restored data.
+        postgres_generations.set_archived(self.volume, self.record["previous"], self.params["archived"])
         worker.switch(self.record["generation"])
 
     def _revert(self) -> None:
@@ -253,6 +261,7 @@ class Manager:
         self._write({**self.record, "reverting": True})
         undo_branch(self.volume, previous)
         postgres_generations.write_current(self.volume, previous)
+        postgres_generations.set_archived(self.volume, previous, True)
         if self.params["archives"]:
             self._branch_off(previous)
         self._write({name: value for name, value in self.record.items() if name != "reverting"})
@@ -274,8 +283,18 @@ class Manager:
         shutil.rmtree(postgres_generations.staged(self.volume, self.params["major"]))
 
     def _discard(self) -> None:
-        for path in postgres_generations.former_generations(self.volume):
-            shutil.rmtree(path)
+        for path in self._discarded():
+            postgres_generations.remove(path)
+
+    def _discarded(self) -> list[Path]:
+        found = postgres_generations.former_generations(self.volume)
+        gone = [path for path in found if postgres_generations.is_archived(path)]
+        self.warnings = [
+            f"{path} is not all in the archive, and stays until the next good daily or weekly backup"
+            for path in found
+            if path not in gone
+        ]
+        return [*postgres_generations.half_removed(self.volume), *gone]
 
     def _write(self, record: dict[str, Any]) -> None:
         write_file(self.file, json.dumps(record), mode=0o600)

@@ -20,7 +20,7 @@ from ansible.module_utils.n8n_platform.pgbackrest import (
 )
 from ansible.module_utils.n8n_platform.pgbackrest_retention import Expiry
 from ansible.module_utils.n8n_platform.pgbackrest_scripts import ARCHIVER, COMPARE_COPIES, END_ORPHAN
-from ansible.module_utils.n8n_platform.postgres_generations import former_generations
+from ansible.module_utils.n8n_platform.postgres_generations import former_generations, half_removed, remove
 
 _FULL_BYTES = 16 << 20
 _SPOOL = "/var/lib/postgresql/spool"
@@ -107,9 +107,10 @@ class PgBackRestItem:
 
     def completed(self, context: Context) -> list[str]:
         """After a good set: the data that the last restore has replaced goes. One text each."""
-        gone = former_generations(context.definition.volumes_root / self.service)
+        volume = context.definition.volumes_root / self.service
+        gone = [*half_removed(volume), *former_generations(volume)]
         for path in gone:
-            shutil.rmtree(path)
+            remove(path)
         return [f"removed {path}, which a restore has replaced" for path in gone]
 
     def status(self, context: Context) -> dict[str, Any]:

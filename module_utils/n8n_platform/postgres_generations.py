@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
-from ansible.module_utils.n8n_platform.files import write_file
+from ansible.module_utils.n8n_platform.files import sync_directory, write_file
 
 UID = 2001
 # In ControlFileData: ThisTimeLineID of checkPointCopy.
@@ -58,3 +59,38 @@ def former_generations(volume: Path) -> list[Path]:
         for path in sorted(major.iterdir())
         if path.name.isdigit() and f"{major.name}/{path.name}" != current
     ]
+
+
+def set_archived(volume: Path, generation: str, archived: bool) -> None:
+    """Whether all of its data is in the archive too, as it goes out of use: what is not is nowhere else."""
+    mark = _mark(volume / generation)
+    if archived:
+        mark.unlink(missing_ok=True)
+    elif holds_data(volume, generation):
+        write_file(mark, "", UID, UID, 0o600)
+
+
+def is_archived(data: Path) -> bool:
+    return not _mark(data).exists()
+
+
+def half_removed(volume: Path) -> list[Path]:
+    """What a kill has left of `remove`."""
+    return sorted(volume.glob("[0-9]*/.removed.*"))
+
+
+def remove(data: Path) -> None:
+    """A generation, or what is left of one; half removed it must not be taken for data."""
+    gone = data
+    if data.name.isdigit():
+        gone = data.with_name(f".removed.{data.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        data.rename(gone)
+        sync_directory(gone.parent)
+        _mark(data).unlink(missing_ok=True)
+    shutil.rmtree(gone)
+
+
+def _mark(data: Path) -> Path:
+    """Beside the data: a set holds all that lies in them."""
+    return data.with_name(f".{data.name}.not-archived")

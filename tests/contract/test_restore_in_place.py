@@ -156,12 +156,14 @@ def test_the_log_is_archived_only_for_a_database_that_is_restored_from_it(tmp_pa
     ]
 
 
-def test_a_log_that_is_not_archived_stays_with_the_database_from_before(tmp_path: Path) -> None:
-    discards = condition("Remove the database from before", "_restore_in_place.yml")
-    archived: list[dict[str, Any]] = [{"skipped": True}, {"archived": True}, {"archived": False}]
+def test_what_is_not_archived_is_said_to_whoever_switches(tmp_path: Path) -> None:
+    """It is kept on disk then: the answer of a later run is of other data."""
+    given = load(PLAYBOOK)[0]["vars"]["platform_recovery"]["archived"]
+    (switch,) = load(ROOT / "roles/postgres/tasks/restore_switch.yml")
+    asked = switch["postgres_restore"]["archived"].replace("platform_recovery.archived", "given")
     tasks = [
-        written(tmp_path / f"{n}.json", discards, restore_discard_previous=True, __restore_archived=given)
-        for n, given in enumerate(archived)
+        written(tmp_path / f"{n}.json", asked, given=given, __restore_archived=said)
+        for n, said in enumerate([{"skipped": True}, {"archived": True}, {"archived": False}])
     ]
     run_play(tmp_path, [play(*tasks)])
     assert [json.loads((tmp_path / f"{n}.json").read_text()) for n in range(3)] == [True, True, False]

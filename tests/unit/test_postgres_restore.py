@@ -4,12 +4,14 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import postgres_restore
 import pytest
 from ansible.module_utils.n8n_platform import postgres_generations, postgres_recovery
 from ansible.module_utils.n8n_platform.backup import BackupError
+from ansible.module_utils.n8n_platform.backup_pgbackrest import PgBackRestItem
 from ansible.module_utils.n8n_platform.postgres_choice import Request
 from ansible.module_utils.n8n_platform.postgres_recovery import Recovery
 
@@ -55,6 +57,7 @@ def manager(folder: Path, state: str, running: bool = False) -> postgres_restore
         "repository": "local",
         "timeline": "latest",
         "archives": True,
+        "archived": True,
         "processes": 1,
         "timeout": 60,
     }
@@ -145,6 +148,51 @@ def test_what_ended_before_the_switch_is_taken_away_beside_a_running_server(
     assert [path.name for path in (volume / "17").iterdir()] == ["1"]
     assert postgres_generations.current_generation(volume) == "17/1"
     assert manager(folder, "reverted").plan() == []
+
+
+def again(folder: Path, archived: bool) -> None:
+    """Another restore, of which nothing has begun."""
+    (folder / "recovery/postgres-n8n.json").unlink(missing_ok=True)
+    prepared(folder)
+    switching = manager(folder, "switched")
+    switching.params["archived"] = archived
+    switching.apply(switching.plan())
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "volume/17").iterdir())
+
+
+def test_what_is_not_archived_survives_each_later_discarding_until_the_next_good_set(folder: Path) -> None:
+    again(folder, archived=False)
+    again(folder, archived=True)
+    discards = manager(folder, "discarded")
+    discards.apply(discards.plan())
+    assert left(folder) == [".1.not-archived", "1", "3"]
+    (warning,) = discards.warnings
+    assert "17/1" in warning and "next good daily or weekly backup" in warning
+    assert manager(folder, "discarded").plan() == []
+    context = SimpleNamespace(definition=SimpleNamespace(volumes_root=folder))
+    (folder / "volume").rename(folder / "postgres-n8n")
+    (text,) = PgBackRestItem.completed(SimpleNamespace(service="postgres-n8n"), context)  # type: ignore[arg-type]
+    assert "17/1" in text
+    assert sorted(path.name for path in (folder / "postgres-n8n/17").iterdir()) == ["3"]
+
+
+def test_a_repeat_that_finds_all_archived_does_not_forget_what_was_not(folder: Path) -> None:
+    """It asks the restored server."""
+    again(folder, archived=False)
+    manager(folder, "switched").apply(manager(folder, "switched").plan())
+    assert manager(folder, "discarded").plan() == []
+
+
+def test_what_was_archived_later_is_discarded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recovery, "branch_off", lambda _self, _generation: 3)
+    again(folder, archived=False)
+    manager(folder, "reverted").apply(["revert"])
+    again(folder, archived=True)
+    manager(folder, "discarded").apply(["discard"])
+    assert left(folder) == ["3"]
 
 
 def test_former_data_are_discarded_beside_a_running_server(folder: Path) -> None:
