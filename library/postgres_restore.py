@@ -51,7 +51,8 @@ options:
       - V(prepared) restores beside; the server may run meanwhile.
       - V(switched) makes the server's next start use it.
       - V(reverted) goes back to the former generation, on a timeline of its own, and removes what was restored beside.
-        Of a volume that held no data before, the restored ones stay in use, with a warning.
+        Of a volume that held no data before, the restored ones stay in use, with a warning. Where the former generation
+        was removed, it is refused.
       - V(discarded) removes all generations but the one in use, and those that were not O(archived).
     type: str
     choices: [restored, prepared, switched, reverted, discarded]
@@ -206,6 +207,9 @@ class Manager:
     def check(self, steps: list[str]) -> None:
         """Refuses what could not be done; reads only."""
         service = f"postgres-{self.params['name']}"
+        previous = self.record.get("previous", "")
+        if "revert" in steps and previous and not postgres_generations.holds_data(self.volume, previous):
+            raise BackupError(f"{self.volume}: {previous} from before was removed; repeat the restore")
         running = self.engine.service(self.params["project"], service)
         if running and running["State"]["Running"] and {"switch", "revert"} & {*steps}:
             raise BackupError(
@@ -252,7 +256,7 @@ class Manager:
 
     def _revert(self) -> None:
         previous = self.record["previous"]
-        if not postgres_generations.holds_data(self.volume, previous):
+        if not previous:
             # Of a volume that was lost. Files and queue have a way back, which must not end here.
             self.warnings.append(
                 f"{self.volume} held no data before: the restored ones, {self.record['generation']}, stay in use"

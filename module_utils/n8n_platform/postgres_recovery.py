@@ -24,6 +24,7 @@ from ansible.module_utils.n8n_platform.postgres_choice import Request
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
+    holds_data,
     staged,
     write_current,
 )
@@ -98,12 +99,13 @@ class Recovery:
         shutil.rmtree(self._request.volume / self._staged, ignore_errors=True)
 
     def plan_switch(self) -> dict[str, str]:
-        """{generation, previous}: what `current` is to name, and what it names now."""
+        """{generation, previous}: what `current` is to name, and what it names now; "" where that holds no data."""
         major = self._request.major
         numbers = [int(path.name) for path in (self._request.volume / major).glob("[0-9]*")]
+        current = current_generation(self._request.volume)
         return {
             "generation": f"{major}/{max([0, *numbers]) + 1}",
-            "previous": current_generation(self._request.volume),
+            "previous": current if holds_data(self._request.volume, current) else "",
         }
 
     def switch(self, generation: str) -> None:

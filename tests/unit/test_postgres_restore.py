@@ -239,6 +239,32 @@ def test_without_data_before_the_way_back_leaves_the_restored_ones_and_says_so(
     assert "held no data before" in warning and restored in warning
 
 
+def test_to_data_that_were_removed_there_is_no_way_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be put back beside them is of another moment than the restored ones."""
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise KeyboardInterrupt
+
+    prepared(folder)
+    manager(folder, "switched").apply(["switch"])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        manager(folder, "discarded").apply(["discard"])
+    assert (folder / "volume/17/.removed.1/PG_VERSION").exists()
+    for _ in range(2):
+        back = manager(folder, "reverted")
+        assert back.plan() == ["revert"]
+        with pytest.raises(BackupError, match="17/1 .* removed; repeat the restore"):
+            back.check(back.plan())
+        discards = manager(folder, "discarded")
+        discards.apply(discards.plan())
+        assert left(folder) == ["2"]
+    assert manager(folder, "discarded").plan() == []
+
+
 SETTINGS = "work_mem = '4MB'\n"
 
 
