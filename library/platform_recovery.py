@@ -19,9 +19,11 @@ options:
       - C(fetched) also restores the run's snapshot into O(directory).
       - C(placed) puts the fetched directories where this environment has them; what was there is kept beside them.
       - C(reverted) puts back what C(placed) has replaced, C(discarded) removes it.
+      - C(returning) says in C(<directory>.returning) that it is being taken back; C(chosen) and C(fetched) refuse then.
+      - C(settled) says that what was before will be removed; then C(returning) refuses.
       - C(finished) writes how long it took to O(reports), and removes O(directory) with the keys in it.
     type: str
-    choices: [chosen, fetched, placed, reverted, discarded, finished]
+    choices: [chosen, fetched, placed, reverted, discarded, returning, settled, finished]
     default: fetched
   definition:
     description: The source's C(backup.json) on the target. Not there, the one in O(directory)/keys is used.
@@ -143,7 +145,7 @@ from ansible.module_utils.n8n_platform.backup_manifest import Set, local_sets
 from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
 from ansible.module_utils.n8n_platform.engine_run import OneShots
-from ansible.module_utils.n8n_platform.files import memory_directory
+from ansible.module_utils.n8n_platform.files import memory_directory, write_file
 from ansible.module_utils.n8n_platform.recovery import (
     ENCRYPTION_KEY,
     RecoveryError,
@@ -155,10 +157,12 @@ from ansible.module_utils.n8n_platform.recovery import (
 )
 from ansible.module_utils.n8n_platform.restic import Restic
 
-_STATES = ("chosen", "fetched", "placed", "reverted", "discarded", "finished")
+_STATES = ("chosen", "fetched", "placed", "reverted", "discarded", "returning", "settled", "finished")
 # Kinds of items that can be restored by their name, and the word for all databases.
 _PARTS = ("directory", "redis_rdb", "openbao_snapshot")
 _DATABASES = "databases"
+# Step after which there is no way back.
+_SETTLED = "settled"
 # A network that every engine has, for a bucket elsewhere.
 _ANY_NETWORK = "bridge"
 
@@ -198,6 +202,8 @@ class Manager:
                 return []
             self.manifest = self.directory.manifest()
             return [f"{self.params['state']} {target}" for _, target in self._open()]
+        if self.params["state"] in ("returning", "settled"):
+            return self._say()
         if self.params["state"] == "finished":
             self.manifest = self.directory.manifest()
             return [f"finish the restore of run {self.manifest['run']}"]
@@ -211,6 +217,10 @@ class Manager:
         if self.params["state"] in ("placed", "reverted", "discarded"):
             for name, target in self._open():
                 self._move(name, target)
+        elif self.params["state"] == "returning":
+            write_file(self.directory.returning, "", mode=0o600)
+        elif self.params["state"] == "settled":
+            self.directory.mark(_SETTLED)
         elif self.params["state"] == "finished":
             self.result = recovery_fetch.finish(self.directory, Path(self.params["reports"]), self.now)
         elif steps:
@@ -220,6 +230,17 @@ class Manager:
             oneshots = OneShots(self.engine, definition.environment, "restore")
             restic = Restic(definition, oneshots, self.params["repository"], read_only=True)
             recovery_fetch.fetch(self.directory, restic, self.manifest, definition.limit("restore"))
+
+    def _say(self) -> list[str]:
+        if not self.directory.run():
+            return []
+        if self.params["state"] == "settled":
+            return [] if self.directory.done(_SETTLED) else ["close the way back"]
+        if self.directory.done(_SETTLED):
+            raise RecoveryError(
+                f"{self.directory.path}: what was before is being removed; repeat the restore"
+            )
+        return [] if self.directory.returning.exists() else ["begin the way back"]
 
     def _open(self) -> list[tuple[str, Path]]:
         """The directories that are still to be moved, those around others first."""

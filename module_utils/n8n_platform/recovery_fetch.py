@@ -2,7 +2,7 @@
 
 The recovery directory: `manifest.json`, `moment` (the one asked for in UTC, empty for the newest), `keys/` (see
 SourceDefinition), `staging/` (dumps and snapshots, compared with the manifest), `directories/<item>/`, `steps/` (an
-empty file for each done step). A killed run goes on from there.
+empty file for each done step). A killed run goes on from there. `<directory>.returning` beside it: taken back.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Directory:
         self.keys = path / "keys"
         self.staging = path / "staging"
         self.directories = path / "directories"
+        # Beside, so that it is there for as long as anything of the directory is.
+        self.returning = path.with_name(f"{path.name}.returning")
 
     def done(self, step: str) -> bool:
         return (self.path / "steps" / step).exists()
@@ -66,7 +68,9 @@ class Directory:
 
     def refuse_other(self, run: str, moment: str) -> None:
         """Raises RecoveryError when the restore of another run ("" for any) or to another moment was begun here: what
-        is done already would be taken for what is asked now."""
+        is done already would be taken for what is asked now. So are steps that a way back has undone."""
+        if self.returning.exists():
+            raise RecoveryError(f"{self.path} holds a restore that is being taken back: restore_target=back")
         begun = self.run()
         if not begun:
             return

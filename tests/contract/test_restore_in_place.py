@@ -167,3 +167,22 @@ def test_what_is_not_archived_is_said_to_whoever_switches(tmp_path: Path) -> Non
     ]
     run_play(tmp_path, [play(*tasks)])
     assert [json.loads((tmp_path / f"{n}.json").read_text()) for n in range(3)] == [True, True, False]
+
+
+def test_a_way_back_says_so_first_and_forgets_it_last() -> None:
+    """Repeated beside it, a restore would take for done what is undone."""
+    tasks = load(ROOT / "playbooks/tasks/restore_back.yml")
+    assert tasks[0]["platform_recovery"]["state"] == "returning"
+    directory = "{{ platform_recovery.directory }}"
+    assert tasks[-1]["loop"][:2] == [directory, f"{directory}.returning"]
+
+
+def test_before_anything_from_before_is_removed_the_way_back_is_closed() -> None:
+    names = [task.get("name", "") for task in load(PLAYBOOK)[0]["tasks"]]
+    closes = names.index("Close the way back")
+    assert closes == names.index("Remove the database from before") - 1
+    task = load(PLAYBOOK)[0]["tasks"][closes]
+    assert (task["platform_recovery"]["state"], task["when"]) == (
+        "settled",
+        "restore_discard_previous | bool",
+    )

@@ -1,5 +1,6 @@
 """Where keys lie while a backup is chosen from the bucket, and after; the bucket is a stub."""
 
+import shutil
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,39 @@ def test_those_of_a_bundle_are_taken_for_what_they_are(host: Host) -> None:
     manager = host.manager()
     manager.apply(manager.plan())
     assert host.held() == before == host.read[-1]
+
+
+def in_state(host: Host, state: str) -> Any:
+    made = host.manager()
+    made.params["state"] = state
+    return made
+
+
+def test_what_is_being_taken_back_is_not_gone_on_with(host: Host) -> None:
+    """Its marks say of each step that it is done, and the way back has undone some."""
+    assert in_state(host, "returning").plan() == []
+    begins = host.manager()
+    begins.apply(begins.plan())
+    returns = in_state(host, "returning")
+    returns.apply(returns.plan())
+    for _ in range(2):
+        for state in ("chosen", "fetched"):
+            with pytest.raises(RecoveryError, match="being taken back: restore_target=back"):
+                in_state(host, state).plan()
+        # As the way back ends.
+        shutil.rmtree(host.keys.parent, ignore_errors=True)
+    assert in_state(host, "returning").plan() == []
+    assert (host.root / "state/recovery.returning").exists()
+    (host.root / "state/recovery.returning").unlink()
+    assert host.manager().plan()
+
+
+def test_there_is_no_way_back_once_something_of_it_may_be_removed(host: Host) -> None:
+    begins = host.manager()
+    begins.apply(begins.plan())
+    settles = in_state(host, "settled")
+    settles.apply(settles.plan())
+    assert in_state(host, "settled").plan() == []
+    with pytest.raises(RecoveryError, match="being removed; repeat the restore"):
+        in_state(host, "returning").plan()
+    host.manager().plan()
