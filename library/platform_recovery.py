@@ -146,6 +146,7 @@ from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.files import memory_directory, write_file
+from ansible.module_utils.n8n_platform.postgres_generations import holds_data
 from ansible.module_utils.n8n_platform.recovery import (
     ENCRYPTION_KEY,
     RecoveryError,
@@ -240,6 +241,11 @@ class Manager:
             raise RecoveryError(
                 f"{self.directory.path}: what was before is being removed; repeat the restore"
             )
+        for path in sorted(self.directory.path.glob("postgres-*.json")):
+            volume = Path(self.params["volumes_root"]) / path.stem
+            previous = json.loads(path.read_text()).get("previous", "")
+            if previous and not holds_data(volume, previous):
+                raise RecoveryError(f"{volume}: {previous} from before was removed; repeat the restore")
         return [] if self.directory.returning.exists() else ["begin the way back"]
 
     def _open(self) -> list[tuple[str, Path]]:

@@ -180,3 +180,16 @@ def test_there_is_no_way_back_once_something_of_it_may_be_removed(host: Host) ->
     with pytest.raises(RecoveryError, match="being removed; repeat the restore"):
         in_state(host, "returning").plan()
     host.manager().plan()
+
+
+def test_a_way_back_to_data_that_are_gone_is_not_begun(host: Host) -> None:
+    begins = host.manager()
+    begins.apply(begins.plan())
+    record = "state/recovery/postgres-n8n.json"
+    host.write(record, platform_recovery.json.dumps({"previous": ""}))
+    assert in_state(host, "returning").plan()
+    host.write(record, platform_recovery.json.dumps({"previous": "17/1"}))
+    with pytest.raises(RecoveryError, match="postgres-n8n: 17/1 .* removed; repeat the restore"):
+        in_state(host, "returning").plan()
+    host.write("v/postgres-n8n/17/1/PG_VERSION", "17")
+    assert in_state(host, "returning").plan()
