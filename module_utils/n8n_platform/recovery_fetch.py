@@ -251,7 +251,11 @@ def finish(directory: Directory, reports: Path, now: datetime) -> dict[str, Any]
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_file(folder / "report.json", json.dumps(report, indent=1) + "\n", mode=0o600)
     shutil.rmtree(directory.keys)
-    shutil.rmtree(directory.path)
+    # Half removed it must not be taken for a restore that can go on, or back.
+    gone = directory.path.with_name(f".{directory.path.name}.finished")
+    shutil.rmtree(gone, ignore_errors=True)
+    directory.path.rename(gone)
+    shutil.rmtree(gone)
     return {"seconds": report["seconds"]}
 
 

@@ -374,6 +374,30 @@ def test_what_was_begun_is_not_taken_for_something_else(
         begun.refuse_other(run, moment)
 
 
+def test_what_is_finished_and_half_removed_has_no_way_back(
+    directory: recovery_fetch.Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mark of what was kept would put it back."""
+
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.name != "keys" and not ignore_errors:
+            raise KeyboardInterrupt
+
+    (directory.keys / "k").parent.mkdir()
+    (directory.keys / "k").write_text("")
+    directory.mark("kept-redis-queue")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(recovery_fetch.shutil, "rmtree", killed)
+        recovery_fetch.finish(directory, tmp_path / "reports", NOW)
+    assert directory.run() == "" and not directory.done("kept-redis-queue")
+    directory.begin(manifest())
+    directory.mark("fetched")
+    (directory.keys / "k").parent.mkdir()
+    (directory.keys / "k").write_text("")
+    recovery_fetch.finish(directory, tmp_path / "reports", NOW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["reports"]
+
+
 def test_a_changed_manifest_of_the_recovery_is_noticed(directory: recovery_fetch.Directory) -> None:
     path = directory.path / backup_manifest.NAME
     path.write_text(json.dumps({**json.loads(path.read_text()), "run": "20261101T020000Z"}))
