@@ -178,11 +178,9 @@ def test_a_way_back_says_so_first_and_forgets_it_last() -> None:
 
 
 def test_before_anything_from_before_is_removed_the_way_back_is_closed() -> None:
-    names = [task.get("name", "") for task in load(PLAYBOOK)[0]["tasks"]]
-    closes = names.index("Close the way back")
-    assert closes == names.index("Remove the database from before") - 1
-    task = load(PLAYBOOK)[0]["tasks"][closes]
-    assert (task["platform_recovery"]["state"], task["when"]) == (
-        "settled",
-        "restore_discard_previous | bool",
-    )
+    (removes,) = [task for task in load(PLAYBOOK)[0]["tasks"] if task.get("name") == "Remove what was before"]
+    assert removes["ansible.builtin.import_tasks"] == "tasks/restore_discard.yml"
+    assert removes["when"] == "restore_discard_previous | bool"
+    assert not [entry for entry in entries(load(PLAYBOOK)[0]["tasks"][:-4]) if entry.endswith("discard")]
+    tasks = load(ROOT / "playbooks/tasks/restore_discard.yml")
+    assert tasks[0]["platform_recovery"]["state"] == "settled"
