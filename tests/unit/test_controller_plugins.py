@@ -68,6 +68,50 @@ def test_filters_are_loaded_once_for_all_tasks(tmp_path: Path, settings: dict[st
     assert len(log.read_text().splitlines()) == times
 
 
+MODULE = """from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.told import TOLD
+import json
+from pathlib import Path
+
+module = AnsibleModule({"path": {"type": "path"}})
+Path(module.params["path"]).write_text(json.dumps({"told": TOLD}))
+module.exit_json()
+"""
+
+
+def test_modules_are_packed_once_for_each_state_of_their_sources(tmp_path: Path) -> None:
+    cache, library, utils = (tmp_path / name for name in ("cache", "library", "utils"))
+    library.mkdir()
+    utils.mkdir()
+    (library / "tell.py").write_text(MODULE)
+    settings = {
+        "ANSIBLE_CALLBACKS_ENABLED": "platform_module_cache",
+        "ANSIBLE_LIBRARY": str(library),
+        "ANSIBLE_MODULE_UTILS": str(utils),
+        "PLATFORM_MODULE_CACHE": str(cache),
+    }
+
+    def told() -> tuple[str, dict[Path, int]]:
+        result = play(tmp_path, [{"tell": {"path": str(tmp_path / "result.json")}}], **settings)
+        packed = [path for path in cache.glob("*/*.tell-*") if path.suffix != ".lock"]
+        return result["told"], {path: path.stat().st_mtime_ns for path in packed}
+
+    (utils / "told.py").write_text("TOLD = 'one'\n")
+    first, packed = told()
+    assert told() == (first, packed) and len(packed) == 1, "it was packed again"
+    (utils / "told.py").write_text("TOLD = 'three'\n")
+    other, more = told()
+    assert (first, other) == ("one", "three") and packed.items() < more.items()
+
+
+@pytest.mark.parametrize("cache", ["", "/proc/nowhere"])
+def test_without_a_place_to_keep_them_modules_are_packed_as_ever(tmp_path: Path, cache: str) -> None:
+    copy = {"content": "{}", "dest": str(tmp_path / "result.json"), "mode": "0600"}
+    settings = {"ANSIBLE_CALLBACKS_ENABLED": "platform_module_cache", "PLATFORM_MODULE_CACHE": cache}
+    assert play(tmp_path, [{"ansible.builtin.copy": copy}], **settings) == {}
+    assert (tmp_path / "result.json").exists()
+
+
 def test_a_template_comes_out_as_ansible_renders_it(tmp_path: Path) -> None:
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/one.j2").write_text(TEMPLATE)
