@@ -130,7 +130,6 @@ passed_over:
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -146,7 +145,7 @@ from ansible.module_utils.n8n_platform.backup_offsite import Offsite
 from ansible.module_utils.n8n_platform.engine import NETWORK_LABEL, Engine
 from ansible.module_utils.n8n_platform.engine_run import OneShots
 from ansible.module_utils.n8n_platform.files import memory_directory, write_file
-from ansible.module_utils.n8n_platform.postgres_generations import holds_data
+from ansible.module_utils.n8n_platform.postgres_generations import refuse_removed
 from ansible.module_utils.n8n_platform.recovery import (
     ENCRYPTION_KEY,
     RecoveryError,
@@ -243,9 +242,7 @@ class Manager:
             )
         for path in sorted(self.directory.path.glob("postgres-*.json")):
             volume = Path(self.params["volumes_root"]) / path.stem
-            previous = json.loads(path.read_text()).get("previous", "")
-            if previous and not holds_data(volume, previous):
-                raise RecoveryError(f"{volume}: {previous} from before was removed; repeat the restore")
+            refuse_removed(volume, json.loads(path.read_text()).get("previous", ""))
         return [] if self.directory.returning.exists() else ["begin the way back"]
 
     def _open(self) -> list[tuple[str, Path]]:
@@ -267,7 +264,7 @@ class Manager:
         elif self.params["state"] == "reverted":
             recovery_fetch.put_back(self.directory, name, target)
         else:
-            shutil.rmtree(recovery_fetch.former(target))
+            recovery_fetch.discard_former(target)
 
     def _is_fetched(self) -> bool:
         return self.directory.done("fetched") and self.directory.run() == self.manifest["run"]

@@ -207,9 +207,8 @@ class Manager:
     def check(self, steps: list[str]) -> None:
         """Refuses what could not be done; reads only."""
         service = f"postgres-{self.params['name']}"
-        previous = self.record.get("previous", "")
-        if "revert" in steps and previous and not postgres_generations.holds_data(self.volume, previous):
-            raise BackupError(f"{self.volume}: {previous} from before was removed; repeat the restore")
+        if "revert" in steps:
+            postgres_generations.refuse_removed(self.volume, self.record.get("previous", ""))
         running = self.engine.service(self.params["project"], service)
         if running and running["State"]["Running"] and {"switch", "revert"} & {*steps}:
             raise BackupError(

@@ -173,7 +173,7 @@ class Manager:
             shutil.rmtree(self.volume, ignore_errors=True)
             self.former.rename(self.volume)
         elif self.params["state"] == "discarded":
-            shutil.rmtree(self.former)
+            recovery_fetch.discard_former(self.volume)
         else:
             self._restore()
 

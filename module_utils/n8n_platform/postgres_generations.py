@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
 from ansible.module_utils.n8n_platform.files import sync_directory, write_file
+from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
 UID = 2001
 # In ControlFileData: ThisTimeLineID of checkPointCopy.
@@ -24,6 +25,13 @@ def write_current(volume: Path, generation: str) -> None:
 def holds_data(volume: Path, generation: str) -> bool:
     """Of "", the generation of a volume that had none: no."""
     return bool(generation) and (volume / generation / "PG_VERSION").exists()
+
+
+def refuse_removed(volume: Path, previous: str) -> None:
+    """Raises RecoveryError when the data from before a restore are gone, so that there is no way back. Where there were
+    none, in "", the restored ones stay."""
+    if previous and not holds_data(volume, previous):
+        raise RecoveryError(f"{volume}: {previous} from before was removed; repeat the restore")
 
 
 def current_generation(volume: Path) -> str:

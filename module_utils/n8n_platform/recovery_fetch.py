@@ -223,7 +223,7 @@ def former(target: Path) -> Path:
 
 
 def discard_former(target: Path) -> list[str]:
-    """After a good set; one text each."""
+    """What a restore has replaced goes; one text each."""
     gone = former(target)
     if not gone.exists():
         return []

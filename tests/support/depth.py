@@ -1,9 +1,15 @@
-"""Values of which a smoke run takes only some."""
+"""Of what a smoke run takes only some values, and what waits for the night."""
 
+import os
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import pytest
+
+
+def nightly(what: str) -> pytest.MarkDecorator:
+    """The mark of what takes too long for each change; `what` says how long, or why."""
+    return pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason=f"{what}: make test-nightly")
 
 
 def smoke_and_full(values: Iterable[Any], smoke: Collection[Any]) -> list[Any]:

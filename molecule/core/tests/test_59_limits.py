@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.support.deployment import Deployment, wait_until
-from tests.support.depth import smoke_and_full
+from tests.support.depth import nightly, smoke_and_full
 from tests.support.ledger import deploy_test_workflows
 from tests.support.n8n_rest import Editor, code, worker_of
 from tests.support.stream import NumberedStream, executions_of
@@ -78,7 +77,7 @@ def test_a_result_below_the_limit_is_saved(core: Deployment, editor: Editor) -> 
     assert core.fingerprint() == before
 
 
-@pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes of load: make test-nightly")
+@nightly("ten minutes of load")
 def test_workers_that_are_full_for_ten_minutes_keep_within_their_memory(core: Deployment) -> None:
     """Two workers with a concurrency of ten each, executions of a second and more."""
     deploy_test_workflows(core)

@@ -17,6 +17,7 @@ from ansible.module_utils.n8n_platform.engine import Engine
 from n8n_health import Inspection, verdict
 
 from tests.support.deployment import Deployment, wait_until
+from tests.support.depth import nightly
 from tests.support.ledger import deploy_test_workflows, dequeued_by, finished_on, runs_of
 from tests.support.n8n_rest import Editor, Execution, node, worker_of
 from tests.support.stream import NumberedStream, executions_of, nameless_of
@@ -291,7 +292,7 @@ def test_restart_of_each_container_that_keeps_no_data(core: Deployment) -> None:
     stream_through(core, lambda: restart_each(core, services), all_succeed=True)
 
 
-@pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="half an hour of backlog: make test-nightly")
+@nightly("half an hour of backlog")
 def test_twenty_requests_a_second_through_a_change_and_restarts(core: Deployment) -> None:
     """With thousands waiting in the queue, of which every process that stops has taken some."""
 

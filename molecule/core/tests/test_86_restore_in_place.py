@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.deployment import Deployment, wait_until
+from tests.support.depth import nightly
 from tests.support.docs import doc_block
 from tests.support.off_site import MARKED_KEY, MARKER, mark_volumes
 from tests.support.restoring import (
@@ -28,9 +28,6 @@ from tests.support.restoring import (
     start,
     succeeds,
 )
-
-nightly = pytest.mark.skipif(not os.environ.get("TEST_NIGHTLY"), reason="ten minutes more: make test-nightly")
-
 
 # What is promised for a database of 5 GB; this one is small.
 RESTORE_SECONDS = 10 * 60
@@ -225,7 +222,7 @@ def databases(core: Deployment) -> set[str]:
     return {row[0] for row in core.sql("SELECT datname FROM pg_database WHERE NOT datistemplate")}
 
 
-@nightly
+@nightly("ten minutes more")
 def test_from_a_logical_restore_there_is_a_way_back_after_its_switch(core: Deployment, backup: Path) -> None:
     manifests = [json.loads(path.read_text()) for path in sorted(backup.glob("runs/*/manifest.json"))]
     run = [made["run"] for made in manifests if "dump-n8n" in {item["name"] for item in made["items"]}][-1]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.depth import nightly
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TEST_NIGHTLY"),
-    reason="a second first start and gigabytes of images: make test-nightly",
-)
+pytestmark = nightly("a second first start and gigabytes of images")
 
 
 @contextmanager

@@ -8,11 +8,10 @@ import random
 import pytest
 
 from tests.support.deployment import Deployment
+from tests.support.depth import nightly
 from tests.support.killed import killed_after
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TEST_NIGHTLY"), reason="twenty runs of several minutes each: make test-nightly"
-)
+pytestmark = nightly("twenty runs of several minutes each")
 KILLS = 10
 LONGEST_SECONDS = 90.0
 
