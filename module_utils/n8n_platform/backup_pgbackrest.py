@@ -44,9 +44,12 @@ class PgBackRestItem:
     def repositories(self, context: Context) -> dict[str, Repository]:
         return self.client(context).repositories(context.definition.repositories)
 
+    def repository(self, context: Context, name: str) -> Repository:
+        return self.client(context).repositories([name])[name]
+
     def forecast(self, context: Context) -> int:
         """What the local repository grows by: as the last set of this type, or the database's own size."""
-        local = self.repositories(context)["local"]
+        local = self.repository(context, "local")
         same = [backup for backup in local.backups if backup.type == context.type]
         if same and local.fulls:
             return int(same[-1].repository_bytes * 1.5)
@@ -57,12 +60,11 @@ class PgBackRestItem:
         set is kept. Raises BackupError when the local one failed."""
         del staging
         self.end_orphan(context)
-        before = self.repositories(context)
         artefacts = []
         for name in context.definition.repositories:
             context.progress(f"{self.name}: {name}")
             try:
-                artefacts.append(self._back_up(context, before[name]))
+                artefacts.append(self._back_up(context, self.repository(context, name)))
             except PgBackRestError as error:
                 if name == "local":
                     raise self._local_failure(context, error) from None
@@ -95,7 +97,7 @@ class PgBackRestItem:
 
     def prune(self, context: Context, repository: str, dry_run: bool = False) -> list[str]:
         """What goes of one repository, or would go: `set <label>` and `WAL before <segment>`. Raises BackupError."""
-        found = self.repositories(context)[repository]
+        found = self.repository(context, repository)
         if found.problem:
             raise BackupError(f"{self.name}: {found.problem}")
         expiry = self.expiry(context, found)
@@ -178,7 +180,7 @@ class PgBackRestItem:
         ]
         client = self.client(context, gives_way=True)
         client.call("backup", *options, seconds=context.limit("pgbackrest"))
-        after = self.client(context).repositories([before.name])[before.name]
+        after = self.repository(context, before.name)
         made = [backup for backup in after.backups if backup.annotations.get("run") == context.run_id]
         if not made:
             raise PgBackRestError(

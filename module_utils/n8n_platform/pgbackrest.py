@@ -94,9 +94,12 @@ class PgBackRest:
         return self._checked(self.run(argv, seconds), command, seconds)
 
     def repositories(self, names: Iterable[str], seconds: float = 120.0) -> dict[str, Repository]:
-        """What each repository holds; one that does not answer has its `problem` said and raises nothing."""
+        """What each repository holds; one that does not answer has its `problem` said and raises nothing. One alone is
+        asked alone: it does not wait for another."""
+        names = list(names)
+        alone = [f"--repo={KEYS[name]}" for name in names if len(names) == 1]
         # Not strict: of a file that another passphrase was written with, the message quotes what came out.
-        answer = json.loads(self.call("info", "--output=json", seconds=seconds) or "[]", strict=False)
+        answer = json.loads(self.call("info", "--output=json", *alone, seconds=seconds) or "[]", strict=False)
         stanza: dict[str, Any] = next((entry for entry in answer if entry["name"] == self.stanza), {})
         return {name: _repository(name, stanza) for name in names}
 

@@ -197,6 +197,19 @@ def test_what_another_passphrase_makes_of_a_file_is_not_repeated() -> None:
     assert found.problem == "[FormatError] unable to load info file" and not found.created
 
 
+def test_one_repository_alone_is_asked_alone() -> None:
+    asked: list[list[str]] = []
+
+    def run(argv: Sequence[str], _: float) -> Result:
+        asked.append([word for word in argv if word.startswith("--repo")])
+        return Result(0, "[]", "")
+
+    asking = PgBackRest("n8n", run)
+    for names in (["local"], ["s3"], ["local", "s3"]):
+        asking.repositories(names)
+    assert asked == [["--repo=1"], ["--repo=2"], []]
+
+
 def test_a_repository_without_a_stanza_is_not_there_yet() -> None:
     assert not client(0, "[]").repositories(["local"])["local"].created
 
@@ -217,7 +230,7 @@ def test_one_repository_is_pruned_though_the_other_does_not_answer(
         "s3": Repository("s3", "no answer", False),
     }
     expired: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(item, "repositories", lambda _: there)
+    monkeypatch.setattr(item, "repository", lambda _, name: there[name])
     monkeypatch.setattr(item, "_expire", lambda _context, *given: expired.append(given))
     listed = item.prune(context, "local", dry_run=True)
     assert listed[0] == "set day0F" and listed[-1].startswith("WAL before ") and expired == []

@@ -7,8 +7,10 @@ import subprocess
 
 from tests.support.deployment import ROOT, Deployment, wait_until
 from tests.support.docs import doc_block
+from tests.support.n8n_rest import execute
 
 LEVEL = "N8N_LOG_LEVEL"
+PACKAGES = "/usr/local/lib/n8n-packages/node_modules"
 
 
 def run(core: Deployment, command: str, **changes: str) -> None:
@@ -25,7 +27,8 @@ def run(core: Deployment, command: str, **changes: str) -> None:
 
 
 def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
-    """That of the rolled setting goes: every process of n8n runs as before it, and the stores have not noticed."""
+    """That of the rolled setting and image goes: every process of n8n runs as before it, with the packages that its
+    image has, and the stores have not noticed."""
     releases = core.data_root / "releases"
     former, present = json.loads((releases / "history.json").read_text())[-2:]
     assert (releases / "current").readlink().name == present
@@ -44,6 +47,8 @@ def test_the_release_from_before_a_change_comes_back(core: Deployment) -> None:
         assert after[each] == before[each], each
     still = [each for each in n8n if core.environment(each).get(LEVEL) == levels[each]]
     assert still == [], "they still run the later release"
+    for each in n8n:
+        assert "n8n-nodes-turndown-html-to-markdown" in execute(core, each, "ls", PACKAGES).split(), each
     assert [each for each in after if not core.healthy(each)] == []
     wait_until(lambda: core.smoke()[0] == 200, "the edge to serve n8n again")
 

@@ -158,11 +158,15 @@ class NestedHost(Deployment):
 
     @property
     def ca_file(self) -> Path:
-        """A copy of the environment's CA on this machine."""
-        code, certificate = self.inside(f"cat {self.data_root}/ca.crt")
-        assert code == 0, certificate
-        copy = self.directory / "ca.crt"
-        copy.write_text(certificate, encoding="utf-8")
+        """A copy of the environment's CA on this machine; as an archive, since a busy engine cuts off what
+        a command says.
+        """
+        stream, _ = self.machine.get_archive(f"{self.data_root}/ca.crt")
+        with tarfile.open(fileobj=io.BytesIO(b"".join(stream))) as tar:
+            certificate = tar.extractfile("ca.crt")
+            assert certificate is not None
+            copy = self.directory / "ca.crt"
+            copy.write_bytes(certificate.read())
         return copy
 
     def fingerprint(self) -> dict[str, tuple[str, str]]:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.backup_lab import built_images
 from tests.support.deployment import Deployment, Run
+from tests.support.proxy import authority
 from tests.support.secret_store import ForeignStore
 
 HERE = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ def store(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def staging(engine: object) -> Deployment:
+    authority()  # the inventory names its file
     return Deployment("test-staging", HERE / "staging", port_base=18540, domain="staging.localhost")
 
 

@@ -115,15 +115,25 @@ def test_volumes_lie_where_the_inventory_says(staging: Deployment) -> None:
     assert (VOLUMES / "postgres-n8n").is_dir() and not (staging.data_root / "volumes").exists()
 
 
-def test_requests_of_workflows_leave_by_the_outbound_proxy(staging: Deployment) -> None:
-    """And what is inside does not: databases and queue are reached without it, or nothing would run."""
-    with Proxy() as proxy:
+@pytest.mark.parametrize(
+    ("scheme", "asked"),
+    [
+        ("http", ["GET http://192.31.196.1/words"]),
+        ("https", ["CONNECT 192.31.196.1:443", "GET /words"]),
+    ],
+)
+def test_requests_of_workflows_leave_by_the_outbound_proxy(
+    staging: Deployment, tmp_path: Path, scheme: str, asked: list[str]
+) -> None:
+    """And what is inside does not: databases and queue are reached without it, or nothing would run. What the proxy
+    signs is trusted by `platform_extra_ca_file`."""
+    with Proxy(tmp_path) as proxy:
         # A literal address: n8n resolves a name and judges what it leads to before it asks the proxy.
-        ask = node("Ask", "httpRequest", 4.2, url="http://192.31.196.1/words", options={"timeout": 10000})
-        run = Editor(staging).run(ask)
+        url = f"{scheme}://192.31.196.1/words"
+        run = Editor(staging).run(node("Ask", "httpRequest", 4.2, url=url, options={"timeout": 10000}))
         assert run.status == "success", run.error
         assert ANSWER in json.dumps(run.items("Ask"))
-        assert proxy.asked == ["GET http://192.31.196.1/words"]
+        assert proxy.asked == asked
 
 
 def test_they_share_no_network_volume_secret_or_port(staging: Deployment, production: Deployment) -> None:
