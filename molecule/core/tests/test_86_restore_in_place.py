@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ from tests.support.restoring import (
     succeeds,
 )
 
+# Which the documented commands restore to.
+MOMENT = "2026-11-22T10:00:00Z"
 # What is promised for a database of 5 GB; this one is small.
 RESTORE_SECONDS = 10 * 60
 FAR_FUTURE = 4_000_000_000_000
@@ -80,7 +83,7 @@ def test_a_failure_on_the_way_puts_everything_back_then_the_rows_are_back_and_wh
     core: Deployment, backup: Path, deleted: tuple[set[str], str, str]
 ) -> None:
     before, moment, waiting = deleted
-    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": moment})
+    command = for_core(doc_block("restore-in-place"), core, **{MOMENT: moment})
     report = backup / "restores" / newest_run(backup) / "lost-jobs.json"
 
     # After the switch, with the restored data in use, the report cannot be written: a folder has its name.
@@ -128,7 +131,7 @@ def test_one_that_fails_before_its_switch_leaves_nothing_and_backups_go_on(
     gone = backup / "pgbackrest/backup/n8n" / label
     aside = gone.rename(backup / label)
     try:
-        output = refused(for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)}))
+        output = refused(for_core(doc_block("restore-in-place"), core, **{MOMENT: now(core)}))
     finally:
         aside.rename(gone)
     assert "Nothing was changed" in output and label in output, output[-3000:]
@@ -187,7 +190,7 @@ def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Depl
 @pytest.mark.full
 def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Deployment, backup: Path) -> None:
     before = executions(core)
-    command = for_core(doc_block("restore-in-place"), core, **{"2026-11-22T10:00:00Z": now(core)})
+    command = for_core(doc_block("restore-in-place"), core, **{MOMENT: now(core)})
     # Stopped for the switch: the moment at which most is open.
     killed(command, lambda: "n8n-main" not in core.containers(), "n8n to be stopped")
     released(core)
@@ -197,6 +200,31 @@ def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Depl
     assert before <= executions(core)
     assert core.smoke()[0] == 200
     assert not (core.data_root / "state/restore.json").exists()
+
+
+@pytest.mark.full
+def test_one_killed_after_its_switch_goes_on_and_who_went_back_too_far_comes_forward_again(
+    core: Deployment, backup: Path
+) -> None:
+    current = core.data_root / "volumes/postgres-n8n/current"
+    earlier, used = now(core), current.read_text()
+    before = one_more(core)
+    later = now(core)
+    command = for_core(doc_block("restore-in-place"), core, **{MOMENT: earlier})
+    killed(command, lambda: current.read_text() != used, "the data to be switched")
+    released(core)
+    assert core.smoke()[0] == 503
+    succeeds(command)
+    assert not before <= executions(core), "they are as of before the last one"
+    assert core.smoke()[0] == 200
+
+    named = re.search(r"restore_timeline=(\d+)", refused(command.replace(earlier, later)))
+    assert named, "what reaches a moment of the other history"
+    changes = {MOMENT: later, "restore_timeline=1": named.group()}
+    succeeds(for_core(doc_block("restore-too-far"), core, **changes))
+    assert before <= executions(core) and core.smoke()[0] == 200
+    verified = core.run("verify")
+    assert verified.rc == 0, verified.failures()
 
 
 @pytest.mark.full
