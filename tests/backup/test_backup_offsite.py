@@ -1,11 +1,14 @@
 """The second copy: a real S3 store with least rights and locked versions, which is also away, failing or full."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
+import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -255,6 +258,28 @@ def test_a_copy_that_fails_half_way_ends_in_time_and_the_next_run_is_clean(
     assert (later.code, later.problems) == (Exit.DONE, [])
     assert runs(store) == before | {answer.manifest["run"], later.manifest["run"]}
     assert sound(lab, days + 0.006)
+
+
+@pytest.mark.full
+def test_a_run_killed_while_it_copies_loses_nothing_and_the_next_one_is_clean(
+    lab: BackupLab, store: S3Store, proxy: FaultProxy
+) -> None:
+    there, here = runs(store), good(lab)
+    lab.s3["endpoint"] = proxy.endpoint
+    proxy.fault = fault = replace(FAULTS["stall"], met=0)
+    run = multiprocessing.get_context("fork").Process(target=full, args=(lab, 1.36))
+    run.start()
+    wait_until(lambda: fault.met, "the copy to be under way", 120, every=0.05)
+    os.kill(run.pid or 0, signal.SIGKILL)
+    run.join()
+    assert run.exitcode == -signal.SIGKILL, "the run was over before it could be killed"
+    lab.s3["endpoint"], proxy.fault = store.endpoint, None
+    assert runs(store) == there and good(lab)[: len(here)] == here
+
+    later = full(lab, 1.365)
+    assert (later.code, later.problems) == (Exit.DONE, [])
+    assert runs(store) > there and later.manifest["run"] in runs(store)
+    assert good(lab)[-1] == later.manifest["run"] and sound(lab, 1.37)
 
 
 @pytest.mark.full
