@@ -98,8 +98,7 @@ class PgBackRest:
         asked alone: it does not wait for another."""
         names = list(names)
         alone = [f"--repo={KEYS[name]}" for name in names if len(names) == 1]
-        # Not strict: of a file that another passphrase was written with, the message quotes what came out.
-        answer = json.loads(self.call("info", "--output=json", *alone, seconds=seconds) or "[]", strict=False)
+        answer = self._parsed("info", self.call("info", "--output=json", *alone, seconds=seconds))
         stanza: dict[str, Any] = next((entry for entry in answer if entry["name"] == self.stanza), {})
         return {name: _repository(name, stanza) for name in names}
 
@@ -116,8 +115,8 @@ class PgBackRest:
             "repo-ls",
             path,
         ]
-        answer: dict[str, dict[str, Any]] = json.loads(
-            self._checked(self.run(argv, seconds), "repo-ls", seconds) or "{}"
+        answer: dict[str, dict[str, Any]] = self._parsed(
+            "repo-ls", self._checked(self.run(argv, seconds), "repo-ls", seconds)
         )
         return answer
 
@@ -137,6 +136,16 @@ class PgBackRest:
         path = f"archive/{self.stanza}/{archive_id}/{timeline:08X}.history"
         argv = ["pgbackrest", *self.options, f"--repo={KEYS[name]}", "repo-get", path]
         return self._checked(self.run(argv, 300.0), "repo-get", 300.0)
+
+    def _parsed(self, command: str, said: str) -> Any:
+        """pgBackRest always says something; a busy engine cuts off what a program in a container has said."""
+        try:
+            # Not strict: of a file that another passphrase was written with, a message quotes what came out.
+            return json.loads(said, strict=False)
+        except ValueError:
+            raise PgBackRestError(
+                f"pgBackRest {command} of {self.stanza}: its answer did not arrive as a whole", 0
+            ) from None
 
     def _checked(self, result: Result, command: str, seconds: float) -> str:
         if result.code == 0:

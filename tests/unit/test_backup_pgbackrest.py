@@ -210,6 +210,16 @@ def test_one_repository_alone_is_asked_alone() -> None:
     assert asked == [["--repo=1"], ["--repo=2"], []]
 
 
+@pytest.mark.parametrize("said", ["", '[{"name": "n8n", "repo": [{'])
+def test_an_answer_that_was_cut_off_is_not_one_of_nothing(said: str) -> None:
+    for ask in (
+        lambda: client(0, said).repositories(["local"]),
+        lambda: client(0, said).segments("local", "17-1"),
+    ):
+        with pytest.raises(PgBackRestError, match="did not arrive as a whole"):
+            ask()
+
+
 def test_a_repository_without_a_stanza_is_not_there_yet() -> None:
     assert not client(0, "[]").repositories(["local"])["local"].created
 
