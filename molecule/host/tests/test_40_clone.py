@@ -2,51 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from ansible.module_utils.n8n_platform import images_clients
 
-from molecule.host.tests.conftest import NestedHost, created
-from tests.support.deployment import ROOT
-
-HOME = "/home/deploy"
-CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+from tests.support.fresh_clone import HOME, fresh_clone, operator
+from tests.support.nested_host import NestedHost
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
-    """A host with what the README asks for, and its user with a clone of this checkout's commit."""
-    folder = tmp_path_factory.mktemp("clone")
-    bundle = folder / "checkout.bundle"
-    subprocess.run(["git", "bundle", "create", "--quiet", bundle, "HEAD"], cwd=ROOT, check=True)
-    with created(NestedHost(folder)) as host:
-        # This machine's way to packages, like the sources of apt that the host has from it.
-        pip = images_clients.pip_conf(images_clients.texts(images_clients.PIP_FILES), dict(os.environ))
-        host.put("/etc/pip.conf", f"{pip}cert = {CA_BUNDLE}\n".encode())
-        host.put(CA_BUNDLE, Path(CA_BUNDLE).read_bytes())
-        code, output = host.inside("apt-get update -qq && apt-get install -y -qq git make")
-        assert code == 0, output
-        host.put(f"{HOME}/checkout.bundle", bundle.read_bytes(), owner=1000)
-        # What sudo asks instead of a person at a terminal.
-        password = (folder / "password").read_text(encoding="utf-8")
-        host.put(f"{HOME}/askpass", f"#!/bin/sh\necho '{password}'\n".encode(), owner=1000)
-        assert host.inside(f"chmod 0700 {HOME}/askpass")[0] == 0
-        assert operator(host, "git clone --quiet checkout.bundle platform")[0] == 0
+    with fresh_clone(tmp_path_factory.mktemp("clone")) as host:
         yield host
-
-
-def operator(host: NestedHost, command: str) -> tuple[int, str, str]:
-    """Code, output and messages of a command of the user who may use sudo with a password."""
-    # Without a terminal sudo asks the helper only where there might be a window for it.
-    environment = {"HOME": HOME, "SUDO_ASKPASS": f"{HOME}/askpass", "DISPLAY": ":0"}
-    code, (output, messages) = host.machine.exec_run(
-        ["sh", "-c", command], user="deploy", workdir=HOME, environment=environment, demux=True
-    )
-    return code, (output or b"").decode(), (messages or b"").decode()
 
 
 @pytest.mark.full
