@@ -140,8 +140,8 @@ def nothing(record: Record) -> list[str]:
     found = record["samples"]["from nothing"]
     return [
         "## From nothing",
-        "\nA container with systemd and a disk of its own, as a rented server: Debian, git, make, a clone. `make up` by a "
-        "user with sudo makes the Python environment, the engine, all images from packages, and "
+        "\nA container with systemd and a disk of its own, like a rented server: Debian, git, make, a clone. "
+        "`make up` by a user with sudo makes the Python environment, the engine, all images from packages, and "
         f"{record['settings']['containers']} containers, to a smoke workflow that answered through the edge: "
         f"**{of(found, 'seconds', 0)} s**.\n",
         goal("15 min", median(found, "seconds") <= 900),
