@@ -91,6 +91,11 @@ options:
       of:
         description: Derived. Name of the secret that is hashed.
         type: str
+      falls_back_to:
+        description: >-
+          Provided. Name of the secret whose value operators give for this one, too, as long as they have no other; it
+          never replaces another that is stored.
+        type: str
       host:
         description: Also write C(<secrets_root>/host/<name>) for root on the host.
         type: bool
@@ -198,6 +203,7 @@ _SECRET = {
     "template": {"type": "str"},
     "hash": {"type": "str", "choices": ["bcrypt"]},
     "of": {"type": "str"},
+    "falls_back_to": {"type": "str"},
     "host": {"type": "bool", "default": False},
 }
 

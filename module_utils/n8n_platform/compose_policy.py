@@ -20,7 +20,9 @@ NETWORK_KEYS = ("driver", "driver_opts", "internal", "attachable", "enable_ipv6"
 
 _PINNED = re.compile(r"[^@\s:]+(:\d+/[^@\s:]+)?(:[^@\s:/]+)?@sha256:[0-9a-f]{64}|[^@\s]+:[0-9a-f]{12,64}")
 _NUMERIC_USER = re.compile(r"\d+:\d+")
-_SECRET_VARIABLE = re.compile(r"(^|_)(PASSWORD|TOKEN|SECRET|KEY)$")
+_SECRET_VARIABLE = re.compile(
+    r"(^|_)(PASSWORD|TOKEN|SECRET|KEY|HASH|HEADERS|CONNECTION_STRING|OVERWRITE_DATA)$"
+)
 _SECRET_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _TMPFS = re.compile(r"/[^:]*:(?=.*\bsize=\d+[kmg]?\b).*", re.IGNORECASE)
 _SLOT = re.compile(r"[a-z]+-[1-9]\d*")

@@ -70,7 +70,7 @@ def memory_problems(size: Mapping[str, Any], total_mb: int, reserve_mb: int) -> 
         return []
     return [
         f"platform_profile: its containers may take {needed} MiB and the host needs {reserve_mb} MiB, but it has "
-        f"{total_mb} MiB; choose a smaller platform_profile"
+        f"{total_mb} MiB; choose a smaller platform_profile, or give it more (WSL2: memory= in .wslconfig)"
     ]
 
 

@@ -86,7 +86,7 @@ class ValuePlanner:
         if kind == "create_only":
             self._guard(spec, entry)
         if kind == "provided":
-            return self._provided(spec, entry)
+            return self._provided(spec, entry, stored)
         missing = self._missing_source(spec, stored, changing)
         if missing:
             self._refuse_reader(spec, self.specs[missing])
@@ -100,8 +100,19 @@ class ValuePlanner:
             return "change" if fresh else ""
         return ""
 
-    def _provided(self, spec: dict[str, Any], entry: Secret) -> str:
-        value = self.given.get(spec["name"])
+    def _provided(self, spec: dict[str, Any], entry: Secret, stored: Mapping[str, Secret]) -> str:
+        name, other = spec["name"], spec.get("falls_back_to")
+        value = self.given.get(name)
+        if (
+            other
+            and entry.exists
+            and value == self.given.get(other)
+            and entry.value not in (value, stored.get(other, _EMPTY).value)
+        ):
+            raise SecretError(
+                f"secret {name}: the store has one of its own, which that of {other} would replace: give "
+                f"{spec.get('variable') or name} with it"
+            )
         if value is None:
             if not entry.exists:
                 self._refuse_reader(spec, spec)
@@ -116,25 +127,31 @@ class ValuePlanner:
 
     def _guard(self, spec: dict[str, Any], entry: Secret) -> None:
         name, value = spec["name"], entry.value or self.given.get(spec["name"])
-        variable = spec.get("variable") or "its import variable"
+        variable = spec.get("variable")
+        said = variable or "what is given"
         if entry.exists and self.given.get(name) not in (None, entry.value):
             raise SecretError(
-                f"secret {name}: {variable} differs from the value in the store, which is never replaced"
+                f"secret {name}: {said} differs from the value in the store, which is never replaced"
             )
         guard, mark = spec.get("guard_path"), spec.get("fingerprint_path") or ""
         if not guard or not secrets.holds_data(guard, besides=mark):
             return
         if not value:
+            way_out = (
+                f"Set {variable} to it, or restore the store"
+                if variable
+                else f"Bring the environment back with a key bundle (make recover), or move {guard} away"
+            )
             raise SecretError(
-                f"secret {name}: {guard} holds data that needs the former value, and the store has none. "
-                f"Set {variable} to it, or restore the store; no new one is made"
+                f"secret {name}: {guard} holds data that needs the former value, and the store has none. {way_out}; "
+                f"no new one is made"
             )
         if (
             mark
             and Path(mark).exists()
             and Path(mark).read_text(encoding="utf-8").strip() != secrets.fingerprint(value)
         ):
-            origin = "the store" if entry.exists else variable
+            origin = "the store" if entry.exists else variable or "the store"
             raise SecretError(
                 f"secret {name}: the value in {origin} is not the one that the data in {guard} was written with"
             )

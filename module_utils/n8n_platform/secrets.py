@@ -88,7 +88,8 @@ def render(template: str, values: dict[str, str]) -> str:
 
 
 def in_order(specs: dict[str, dict[str, Any]]) -> list[str]:
-    """Names so that a derived secret comes after those it is made of. Raises SecretError (unknown, circular)."""
+    """Names so that a derived secret comes after those it is made of, and one that falls back to another before that:
+    when only some are written, the two still tell whether they were one. Raises SecretError (unknown, circular)."""
     order: list[str] = []
     open_names: set[str] = set()
 
@@ -107,7 +108,7 @@ def in_order(specs: dict[str, dict[str, Any]]) -> list[str]:
         open_names.discard(name)
         order.append(name)
 
-    for name in sorted(specs):
+    for name in sorted(specs, key=lambda name: (not specs[name].get("falls_back_to"), name)):
         visit(name, name)
     return order
 

@@ -1,8 +1,11 @@
 """Compares all variables of a host with what the roles say they take."""
 
 import difflib
+import functools
 import re
+import zoneinfo
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ description:
     C(meta/argument_specs.yml), C(meta/validation.yml) and C(roles/platform_preflight/meta/platform_variables.yml).
   - All problems are listed in one error. Runs on the controller only, in check mode too.
   - "C(meta/validation.yml) of a role, all keys optional: C(ranges) {name: {min, max}}, C(patterns) {name: {regexp,
-    says}}, C(renamed) {old: new}, C(host_ports) [names of inputs that are ports on the host]."
+    says}}, C(renamed) {old: new}, C(host_ports) [names of inputs that are ports on the host], C(time_zones) [names of
+    inputs that are time zones]."
   - Free are C(site_*), C(ansible_*), C(molecule_*), C(__*) and what Ansible itself defines.
 author: n8n platform maintainers
 options: {}
@@ -70,6 +74,7 @@ class Specification:
     patterns: dict[str, dict[str, str]] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     host_ports: list[str] = field(default_factory=list)
+    time_zones: list[str] = field(default_factory=list)
     defaults: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -86,6 +91,7 @@ class Specification:
         for kind in ("ranges", "patterns", "renamed"):
             getattr(self, kind).update(rules.get(kind, {}))
         self.host_ports += rules.get("host_ports", [])
+        self.time_zones += rules.get("time_zones", [])
         self.defaults.update(read(role / "vars/main.yml", loader) | read(role / "defaults/main.yml", loader))
 
     def add_options(self, specs: Mapping[str, Any]) -> None:
@@ -127,9 +133,8 @@ def value_problems(name: str, value: Any, specification: Specification) -> list[
         return [f"{name}: {message}" for message in result.error_messages]
     checked = result.validated_parameters[name]
     said = "its value" if specification.is_secret(name) else repr(checked)
-    return range_problems(name, checked, said, specification) + form_problems(
-        name, checked, said, specification
-    )
+    kinds = (range_problems, form_problems, zone_problems)
+    return [problem for kind in kinds for problem in kind(name, checked, said, specification)]
 
 
 def range_problems(name: str, value: Any, said: str, specification: Specification) -> list[str]:
@@ -148,6 +153,32 @@ def form_problems(name: str, value: Any, said: str, specification: Specification
     if not form or re.fullmatch(form["regexp"], str(value)):
         return []
     return [f"{name}: {said} is not {form['says']}"]
+
+
+def zone_problems(name: str, value: Any, said: str, specification: Specification) -> list[str]:
+    known = time_zones()
+    if name not in specification.time_zones or not known or value in known:
+        return []
+    nearest = difflib.get_close_matches(value, known, 1)
+    meant = f"; did you mean {nearest[0]}?" if nearest else ""
+    return [f"{name}: {said} is no time zone such as Europe/Berlin{meant}"]
+
+
+@functools.cache
+def time_zones() -> frozenset[str]:
+    """Names in use, of the controller's list (tz's zone.tab); empty without one. Former names (US/Eastern, Europe/Kiev)
+    are none: Debian's tzdata, which the images have, knows them no more."""
+    for folder in zoneinfo.TZPATH:
+        with suppress(OSError):
+            lines = Path(folder, "zone.tab").read_text(encoding="utf-8").splitlines()
+            named = {line.split("\t")[2] for line in lines if not line.startswith("#")}
+            return frozenset({*named, "UTC", "GMT", "Etc/UTC", "Etc/GMT"} | fixed_zones())
+    return frozenset()
+
+
+def fixed_zones() -> set[str]:
+    """Etc/GMT-14 to Etc/GMT+12."""
+    return {f"Etc/GMT{offset:+d}" for offset in range(-14, 13)}
 
 
 def first_line(error: BaseException) -> str:

@@ -65,7 +65,7 @@ def test_only_the_entry_main_is_specified(role: Path) -> None:
 @every_role
 def test_rules_are_about_the_roles_own_inputs(role: Path) -> None:
     rules = load(role / "meta/validation.yml") or {}
-    assert set(rules) <= {"ranges", "patterns", "renamed", "host_ports"}
+    assert set(rules) <= {"ranges", "patterns", "renamed", "host_ports", "time_zones"}
     own = set(options_of(role)) | set(platform_options() if role.name == "platform_preflight" else {})
     named = [*rules.get("ranges", {}), *rules.get("patterns", {}), *rules.get("host_ports", [])]
     assert set(named) <= own

@@ -81,6 +81,21 @@ def test_values_that_n8n_would_silently_replace_are_refused(name: str, value: An
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "N8N_SMTP_PASS",
+        "CREDENTIALS_OVERWRITE_DATA",
+        "N8N_EXTERNAL_STORAGE_AZURE_CONNECTION_STRING",
+        "N8N_OTEL_EXPORTER_OTLP_HEADERS",
+        "N8N_INSTANCE_OWNER_PASSWORD_HASH",
+        "N8N_AI_ANTHROPIC_KEY",
+    ],
+)
+def test_secrets_are_refused_whatever_they_are_called(name: str) -> None:
+    assert "a secret does not go into the environment" in only(name, "x")
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("N8N_EXPRESSION_ENGINE", "legacy"),

@@ -153,6 +153,8 @@ class TestEncryptionKey:
         (tmp_path / "pg/base").mkdir()
         with pytest.raises(SecretError, match=r"secret key: .*Set n8n_encryption_key_import_file"):
             run(tmp_path, [PASSWORD, key])
+        with pytest.raises(SecretError, match=rf"secret key: .*make recover\), or move {tmp_path}/pg away"):
+            run(tmp_path, [PASSWORD, {**key, "variable": None}])
         assert not any(state.kv.values())
 
     def test_another_key_is_refused(self, tmp_path: Path, state: State, key: dict[str, Any]) -> None:
@@ -197,6 +199,28 @@ def test_a_provided_value_follows_the_operator(tmp_path: Path, state: State) -> 
     assert run(tmp_path, [{**entry, "value": "a"}])["versions"] == {"smtp": 1}
     assert run(tmp_path, [{**entry, "value": "b"}])["versions"] == {"smtp": 2}
     assert not run(tmp_path, [entry])["changed"]
+
+
+def test_a_value_that_stands_for_two_never_replaces_another_that_is_stored(
+    tmp_path: Path, state: State
+) -> None:
+    def pair(writes: str, prunes: str) -> list[dict[str, Any]]:
+        own = {"name": "writes", "kind": "provided", "variable": "object_storage_writes", "value": writes}
+        other = {"name": "prunes", "kind": "provided", "variable": "object_storage_prunes", "value": prunes}
+        return [own, {**other, "falls_back_to": "writes"}]
+
+    run(tmp_path, pair("a", "a"))
+    # Left by a run that ended between the two.
+    state.kv["local/prunes"].append({"value": "b"})
+    assert run(tmp_path, pair("b", "b"))["secrets_changed"] == ["writes"]
+    assert run(tmp_path, pair("c", "c"))["secrets_changed"] == ["prunes", "writes"], "one pair is one"
+    run(tmp_path, pair("c", "p"))
+    with pytest.raises(
+        SecretError, match="secret prunes: the store has one of its own.* object_storage_prunes with"
+    ):
+        run(tmp_path, pair("d", "d"))
+    assert state.kv["local/writes"][-1]["value"] == "c", "before anything is written"
+    assert run(tmp_path, pair("d", "q"))["secrets_changed"] == ["prunes", "writes"]
 
 
 def test_what_is_derived_of_nothing_is_left_out_or_refused(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def roles(tmp_path: Path) -> Path:
                         "cache_port": {"type": "int"},
                         "cache_password": {"type": "int", "no_log": True},
                         "cache_late": {"type": "str"},
+                        "cache_zone": {"type": "str"},
                     }
                 }
             }
@@ -52,6 +53,7 @@ def roles(tmp_path: Path) -> Path:
             "renamed": {"cache_size": "cache_memory_mb"},
             "patterns": {"cache_policy": {"regexp": "l..", "says": "three letters"}},
             "host_ports": ["cache_port"],
+            "time_zones": ["cache_zone"],
         },
         "platform_preflight/meta/platform_variables.yml": {
             "argument_specs": {
@@ -112,6 +114,20 @@ def test_bad_input_is_refused_by_name(roles: Path, variables: dict[str, Any], pr
     found = problems(roles, **variables)
     assert len(found) == 1
     assert found[0].startswith(problem)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "Asia/Kolkata", "Etc/UTC", "UTC", "Etc/GMT-14"])
+def test_a_time_zone_in_use_is_taken(roles: Path, zone: str) -> None:
+    assert problems(roles, cache_zone=zone) == []
+
+
+@pytest.mark.parametrize(
+    ("zone", "meant"), [("Europe/Berln", "Europe/Berlin"), ("Asia/Calcutta", ""), ("US/Eastern", "")]
+)
+def test_no_time_zone_and_a_former_name_of_one_are_refused(roles: Path, zone: str, meant: str) -> None:
+    (problem,) = problems(roles, cache_zone=zone)
+    assert problem.startswith(f"cache_zone: '{zone}' is no time zone such as Europe/Berlin")
+    assert meant in problem
 
 
 def test_all_problems_are_listed(roles: Path) -> None:
