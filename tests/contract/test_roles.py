@@ -67,7 +67,12 @@ def test_rules_are_about_the_roles_own_inputs(role: Path) -> None:
     rules = load(role / "meta/validation.yml") or {}
     assert set(rules) <= {"ranges", "patterns", "renamed", "host_ports", "time_zones"}
     own = set(options_of(role)) | set(platform_options() if role.name == "platform_preflight" else {})
-    named = [*rules.get("ranges", {}), *rules.get("patterns", {}), *rules.get("host_ports", [])]
+    named = [
+        *rules.get("ranges", {}),
+        *rules.get("patterns", {}),
+        *rules.get("host_ports", []),
+        *rules.get("time_zones", []),
+    ]
     assert set(named) <= own
     known = set(platform_options()).union(*(options_of(other) for other in ROLES))
     assert set(rules.get("renamed", {}).values()) <= known
