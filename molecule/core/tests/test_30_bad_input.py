@@ -30,7 +30,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "platform_https_port: ",
             "platform_bind_address: '::' is not an IPv4 address",
             "platform_timezone: 'Europe/Berln' is no time zone such as Europe/Berlin",
-            "platform_http_proxy: ",
+            "platform_http_proxy: its value is not empty, or http://host:port",
             "container_images_source: ",
             "n8n_owner_email: refers to something undefined",
             "n8n_execution_timeout_seconds: 100000 is out of range, it must be at least 10 and at most 86400",
