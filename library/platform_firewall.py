@@ -12,8 +12,10 @@ description:
     goes to one of the project's bridges is dropped. Containers of others are not touched.
   - The scope are the project's bridge networks that are not internal (the engine itself closes internal ones). They
     are asked from the engine, so the module belongs after their creation and before a port is published.
-  - The host's own C(INPUT) is left alone unless O(manage_input) is true. Then the port of the running SSH connection
-    is always among the open ones, and one atomic change opens and closes.
+  - What comes from O(closed_subnet) does not reach the host itself, whose first address the engine gives every network,
+    internal ones as well.
+  - Otherwise the host's own C(INPUT) is left alone unless O(manage_input) is true. Then the port of the running SSH
+    connection is always among the open ones, and one atomic change opens and closes.
   - Writes a script that puts the same rules back after a boot.
 options:
   state:
@@ -30,6 +32,9 @@ options:
     type: list
     elements: int
     default: []
+  closed_subnet:
+    description: Addresses of networks whose containers have no business with the host; required unless O(state=absent).
+    type: str
   manage_input:
     description: Also close the host's own ports but those of SSH, O(public_ports) and O(input_ports).
     type: bool
@@ -59,6 +64,7 @@ EXAMPLES = r"""
   platform_firewall:
     project: n8n-local
     public_ports: [80, 443]
+    closed_subnet: 10.201.0.0/22
     restore_script: /var/lib/n8n-platform/local/state/firewall.sh
 """
 
@@ -78,9 +84,7 @@ systemd:
   type: bool
 """
 
-import hashlib
 import os
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -88,6 +92,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.engine import PROJECT_LABEL, Engine
 from ansible.module_utils.n8n_platform.files import write_file
+from ansible.module_utils.n8n_platform.firewall_rules import (
+    ENDINGS,
+    Rules,
+    chain_name,
+    forward_rules,
+    gateway_rules,
+    input_rules,
+    parse_save,
+    same,
+)
 from ansible.module_utils.n8n_platform.http import HttpError
 
 SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -95,62 +109,10 @@ SYSTEMD = Path("/run/systemd/system")
 FAMILIES = {"ipv4": "iptables", "ipv6": "ip6tables"}
 HOOK = "DOCKER-USER"
 INPUT_COMMENT = "n8n-platform input:"
-KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
-CHAIN_LENGTH = 25  # iptables takes 28, three of them are for ".IN"
-
-Rules = dict[str, list[str]]
 
 
 class FirewallProblem(Exception):
     """What keeps the rules from being read or written; names the option or the command."""
-
-
-def chain_name(project: str) -> str:
-    name = project.upper()
-    if len(name) <= CHAIN_LENGTH:
-        return name
-    return f"{name[:18]}-{hashlib.sha256(project.encode()).hexdigest()[:6]}"
-
-
-def forward_rules(bridges: list[str], ports: list[int]) -> list[str]:
-    """The engine has translated the address already, so it is the original port that counts."""
-    return [
-        f"{KNOWN} -j RETURN",
-        *(f"-i {bridge} -j RETURN" for bridge in bridges),
-        *(f"-p tcp -m conntrack --ctstate DNAT --ctorigdstport {port} -j RETURN" for port in ports),
-        *(f"-o {bridge} -j DROP" for bridge in bridges),
-    ]
-
-
-def input_rules(family: str, ports: list[int]) -> list[str]:
-    control = ["-p icmp -j ACCEPT"]
-    if family == "ipv6":
-        # Neighbour discovery and DHCPv6, without which the host loses its addresses.
-        control = ["-p ipv6-icmp -j ACCEPT", "-p udp -m udp --dport 546 -j ACCEPT"]
-    return [
-        f"{KNOWN} -j ACCEPT",
-        "-i lo -j ACCEPT",
-        *control,
-        *(f"-p tcp -m tcp --dport {port} -j ACCEPT" for port in ports),
-        "-j DROP",
-    ]
-
-
-def parse_save(text: str) -> Rules:
-    """`iptables-save` of one table as {chain: [rule without its -A CHAIN]}."""
-    rules: Rules = {}
-    for line in text.splitlines():
-        if line.startswith(":"):
-            rules[line[1:].split()[0]] = []
-        elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
-            rules.setdefault(chain, []).append(rule)
-    return rules
-
-
-def same(left: str, right: str) -> bool:
-    """Versions of iptables differ in what they quote."""
-    return shlex.split(left) == shlex.split(right)
 
 
 def running_ssh_port(pid: int | None = None) -> int | None:
@@ -236,9 +198,15 @@ class Manager:
             jump = f'-m comment --comment "n8n-platform: {project}" -j {self.chain}'
             rules = forward_rules(self.bridges, sorted(self.params["public_ports"]))
             chains[self.chain] = (HOOK, jump, rules)
+            jump = f'-m comment --comment "n8n-platform gateway: {project}" -j {self.chain}.GW'
+            chains[f"{self.chain}.GW"] = ("INPUT", jump, gateway_rules(self.params["closed_subnet"]))
         if self.present and self.params["manage_input"]:
             jump = f'-m comment --comment "{INPUT_COMMENT} {project}" -j {self.chain}.IN'
-            chains[f"{self.chain}.IN"] = ("INPUT", jump, input_rules(family, self.input_ports))
+            chains[f"{self.chain}.IN"] = (
+                "INPUT",
+                jump,
+                input_rules(family, self.input_ports, self.params["closed_subnet"]),
+            )
         return chains
 
     def plan(self) -> list[dict[str, str]]:
@@ -266,7 +234,7 @@ class Manager:
         wanted = self.wanted(family)
         before = self._ours(seen)
         lines: list[str] = []
-        for chain in (self.chain, f"{self.chain}.IN"):
+        for chain in (f"{self.chain}{ending}" for ending in ENDINGS):
             if chain in wanted:
                 lines += self._ensure(chain, *wanted[chain], seen)
             elif chain in seen:
@@ -302,7 +270,7 @@ class Manager:
         return [(hook, rule) for hook, rules in seen.items() for rule in rules if rule.endswith(end)]
 
     def _ours(self, seen: Rules) -> list[str]:
-        chains = (self.chain, f"{self.chain}.IN")
+        chains = [f"{self.chain}{ending}" for ending in ENDINGS]
         calls = [f"-A {hook} {rule}" for chain in chains for hook, rule in self._jumps(chain, seen)]
         return calls + [f"-A {chain} {rule}" for chain in chains for rule in seen.get(chain, [])]
 
@@ -362,6 +330,7 @@ def build_spec() -> dict[str, Any]:
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         "project": {"type": "str", "required": True},
         "public_ports": {"type": "list", "elements": "int", "default": []},
+        "closed_subnet": {"type": "str"},
         "manage_input": {"type": "bool", "default": False},
         "input_ports": {"type": "list", "elements": "int", "default": [22]},
         "restore_script": {"type": "path", "required": True},
@@ -385,7 +354,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec=build_spec(), supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec=build_spec(),
+        required_if=[("state", "present", ["closed_subnet"])],
+        supports_check_mode=True,
+    )
     try:
         result = run(module)
     except (FirewallProblem, HttpError, OSError) as error:

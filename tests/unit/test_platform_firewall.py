@@ -16,6 +16,9 @@ import pytest
 from platform_firewall import FirewallProblem, Manager, Rules, Tables
 
 CLONE_NEWNET = 0x40000000
+SUBNET = "10.201.0.0/22"
+GATEWAY_CALL = '-m comment --comment "n8n-platform gateway: n8n-a" -j N8N-A.GW'
+INPUT_CALL = '-m comment --comment "n8n-platform input: n8n-a" -j N8N-A.IN'
 ENGINES_OWN = [":DOCKER-USER - [0:0]", "-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER"]
 
 
@@ -93,7 +96,8 @@ def manager(
     tables: Tables, script: Path, bridges: list[str] | None = None, ssh: int | None = None, **params: Any
 ) -> Manager:
     defaults = {name: option.get("default") for name, option in platform_firewall.build_spec().items()}
-    given = {"project": "n8n-a", "public_ports": [8443], "restore_script": str(script), **params}
+    own = {"project": "n8n-a", "public_ports": [8443], "closed_subnet": SUBNET}
+    given = {**own, "restore_script": str(script), **params}
     return Manager({**defaults, **given}, tables, ["br-1"] if bridges is None else bridges, ssh)
 
 
@@ -179,9 +183,13 @@ def test_absent_leaves_what_was_there_before(tables: Tables, script: Path) -> No
     assert apply(tables, script, state="absent") == []
 
 
-def test_input_is_left_alone_unless_asked_for(tables: Tables, script: Path) -> None:
+def test_of_input_only_what_comes_from_the_slots_is_closed_unless_asked_for(
+    tables: Tables, script: Path
+) -> None:
     apply(tables, script)
-    assert chain(tables, "INPUT") == [] and chain(tables, "INPUT", "ipv6") == []
+    assert chain(tables, "INPUT") == [GATEWAY_CALL] and chain(tables, "INPUT", "ipv6") == []
+    known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
+    assert chain(tables, "N8N-A.GW") == [known, f"-s {SUBNET} -j DROP"]
 
 
 def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Tables, script: Path) -> None:
@@ -194,15 +202,16 @@ def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Table
             and "-p tcp -m tcp --dport 8443 -j ACCEPT" in rules
         )
         assert "-i lo -j ACCEPT" in rules
-        assert chain(tables, "INPUT", family) == [
-            '-m comment --comment "n8n-platform input: n8n-a" -j N8N-A.IN'
-        ]
+        assert chain(tables, "INPUT", family)[0] == INPUT_CALL
+    closed = chain(tables, "N8N-A.IN").index(f"-s {SUBNET} -j DROP")
+    assert closed < chain(tables, "N8N-A.IN").index("-p tcp -m tcp --dport 2222 -j ACCEPT")
 
 
 def test_switching_managed_input_off_opens_it_again(tables: Tables, script: Path) -> None:
     apply(tables, script, manage_input=True)
     assert apply(tables, script) == ["iptables", "ip6tables", "firewall.sh"]
-    assert chain(tables, "INPUT") == [] and "N8N-A.IN" not in (tables.save("ipv4") or {})
+    assert chain(tables, "INPUT") == [GATEWAY_CALL] and "N8N-A.IN" not in (tables.save("ipv4") or {})
+    assert chain(tables, "INPUT", "ipv6") == []
 
 
 def test_one_environment_manages_input(tables: Tables, script: Path) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -298,8 +300,26 @@ for target in sys.argv[1:]:
 """
 
 
+@pytest.fixture
+def service_of_the_host() -> Iterator[int]:
+    """The port of something that listens on all of the host's addresses."""
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        port = server.getsockname()[1]
+        socket.create_connection(("127.0.0.1", port), 3).close()
+        yield port
+
+
+def host_by_its_slot(core: Deployment, slot: str, *ports: int) -> set[str]:
+    """The host as the network of a slot has it: an internal network has no way out, but a first address."""
+    network = core.engine.networks.get(f"{core.project}_slot-{slot}")
+    first = next(ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"]).hosts())
+    return {f"{first}:{port}" for port in ports}
+
+
 @pytest.mark.parametrize("slot", ["1", "2"])
-def test_a_runner_reaches_its_own_workers_broker_and_nothing_else(core: Deployment, slot: str) -> None:
+def test_a_runner_reaches_its_own_workers_broker_and_nothing_else(
+    core: Deployment, slot: str, service_of_the_host: int
+) -> None:
     other = {"1": "2", "2": "1"}[slot]
     # Every address of every container, whatever network it is on, and the same by name.
     ports = {"postgres-n8n": 5432, "redis-queue": 6379, "openbao": 8200, "traefik": 8443}
@@ -315,6 +335,7 @@ def test_a_runner_reaches_its_own_workers_broker_and_nothing_else(core: Deployme
     outside = {
         f"{gateway}:{core.https_port}",
         f"{gateway}:22",
+        *host_by_its_slot(core, slot, service_of_the_host),
         "1.1.1.1:443",
         "8.8.8.8:53",
         "169.254.169.254:80",
