@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -51,3 +53,38 @@ def make_directory(path: Path, mode: int, uid: int = 0, gid: int = 0) -> bool:
     os.chown(path, uid, gid)
     path.chmod(mode)
     return True
+
+
+@contextmanager
+def held(root: Path, path: Path, make: bool = False) -> Iterator[Path]:
+    """The directory `path`, `root` or below it, under a name that stays its own whatever becomes of `path` meanwhile:
+    who owns a volume may put a symlink at any time where root is about to work. Up to `root` links are an operator's.
+
+    make: creates what is missing, `path` 0700 and what leads there 0755. Raises NotADirectoryError that names the
+    symlink or file in the way, else FileNotFoundError.
+    """
+    below = path.relative_to(root).parts
+    if make:
+        root.mkdir(mode=0o755 if below else 0o700, parents=True, exist_ok=True)
+    reached, descriptor = root, _open_directory(root, root, 0)
+    try:
+        for name in below:
+            reached /= name
+            if make:
+                with suppress(FileExistsError):
+                    os.mkdir(name, 0o700 if reached == path else 0o755, dir_fd=descriptor)
+            inner = _open_directory(name, reached, os.O_NOFOLLOW, descriptor)
+            os.close(descriptor)
+            descriptor = inner
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+def _open_directory(name: str | Path, shown: Path, flags: int, parent: int | None = None) -> int:
+    try:
+        if name == "..":
+            raise NotADirectoryError
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | flags, dir_fd=parent)
+    except NotADirectoryError:
+        raise NotADirectoryError(f"{shown} is in the way: it is not a directory") from None
