@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_file(path: Path, content: str | bytes, uid: int = -1, gid: int = -1, mode: int = 0o400) -> None:
-    """Replaces the file as a whole: a reader, or a machine that loses power, sees the old or the new one.
+    """Replaces the file as a whole, see `replacing`."""
+    with replacing(path, uid, gid, mode) as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: Path, uid: int = -1, gid: int = -1, mode: int = 0o400) -> Iterator[BinaryIO]:
+    """What is written takes the file's place at the end: a reader, or a machine that loses power, sees the old or the
+    new one. No symlink is followed.
 
     uid, gid: -1 is the process's own.
     """
@@ -18,7 +29,7 @@ def write_file(path: Path, content: str | bytes, uid: int = -1, gid: int = -1, m
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
+            yield stream
             os.fchown(stream.fileno(), uid, gid)
             os.fchmod(stream.fileno(), mode)
             stream.flush()
@@ -28,6 +39,21 @@ def write_file(path: Path, content: str | bytes, uid: int = -1, gid: int = -1, m
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
+    """A file of somebody else's folder. Raises FileNotFoundError; OSError for a symlink or what is no regular file."""
+    try:
+        # A pipe without a writer would be waited for.
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(f"{path} is in the way: it is not a file") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(f"{path} is in the way: it is not a file")
+    return os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "rb")
 
 
 def sync_directory(path: Path) -> None:
