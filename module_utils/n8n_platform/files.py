@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}")
 
 
 def write_file(path: Path, content: str | bytes, uid: int = -1, gid: int = -1, mode: int = 0o400) -> None:
@@ -39,6 +42,12 @@ def replacing(path: Path, uid: int = -1, gid: int = -1, mode: int = 0o400) -> It
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def unfinished(folder: Path) -> list[tuple[Path, str]]:
+    """What a kill has left of `replacing`, each with the name of the file that it was to replace."""
+    found = [(path, _TEMPORARY.fullmatch(path.name)) for path in folder.iterdir()]
+    return [(path, match[1]) for path, match in found if match]
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> BinaryIO:
