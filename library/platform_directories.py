@@ -12,6 +12,7 @@ description:
   - Creates directories and gives existing ones their owner, group and mode. What lies inside is never
     touched and
     nothing is ever removed.
+  - Below O(volumes_root) a symlink is refused, since containers own what lies there.
 options:
   directories:
     description: Directories, parents before children.
@@ -80,6 +81,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.n8n_platform.files import held
 
 _VOLUME_KEYS = {"name", "owner", "group", "mode"}
 
@@ -108,26 +110,31 @@ class DirectoriesError(Exception):
 
 @dataclass(frozen=True)
 class Directory:
+    """`root`: up to there the path may lead through symlinks."""
+
     path: Path
     owner: int
     group: int
     mode: int
+    root: Path
 
     def wanted(self) -> str:
         return f"{self.path} owner={self.owner} group={self.group} mode={self.mode:04o}\n"
 
     def found(self) -> str:
-        if not self.path.exists():
+        try:
+            with held(self.root, self.path) as directory:
+                status = directory.stat()
+        except FileNotFoundError:
             return ""
-        if not self.path.is_dir():
-            raise DirectoriesError(f"{self.path} is in the way: it is not a directory")
-        status = self.path.stat()
+        except NotADirectoryError as error:
+            raise DirectoriesError(str(error)) from None
         return f"{self.path} owner={status.st_uid} group={status.st_gid} mode={status.st_mode & 0o7777:04o}\n"
 
     def create(self) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chown(self.path, self.owner, self.group)
-        self.path.chmod(self.mode)
+        with held(self.root, self.path, make=True) as directory:
+            os.chown(directory, self.owner, self.group)
+            directory.chmod(self.mode)
 
 
 class Manager:
@@ -135,7 +142,8 @@ class Manager:
 
     def __init__(self, params: dict[str, Any]) -> None:
         self.directories = [
-            _directory(entry, entry["path"], "directories") for entry in params["directories"]
+            _directory(entry, entry["path"], "directories", params["volumes_root"])
+            for entry in params["directories"]
         ]
         self.directories += _volumes(params["contributions"], params["volumes_root"])
         for directory in self.directories:
@@ -172,14 +180,16 @@ def _volumes(contributions: list[dict[str, Any]], root: str | None) -> list[Dire
             if name in roles:
                 raise DirectoriesError(f"volume {name!r} is contributed by {roles[name]} and by {role}")
             roles[name] = role
-            found.append(_directory(volume, f"{root}/{name}", f"{role}: volume {name!r}"))
+            found.append(_directory(volume, f"{root}/{name}", f"{role}: volume {name!r}", root))
     return found
 
 
-def _directory(entry: dict[str, Any], path: str, where: str) -> Directory:
+def _directory(entry: dict[str, Any], path: str, where: str, volumes_root: str | None) -> Directory:
+    inside = bool(volumes_root) and Path(path).is_relative_to(str(volumes_root))
+    root = Path(str(volumes_root) if inside else path)
     try:
         mode = int(entry["mode"], 8)
-        return Directory(Path(path), int(entry["owner"]), int(entry["group"]), mode)
+        return Directory(Path(path), int(entry["owner"]), int(entry["group"]), mode, root)
     except (TypeError, ValueError):
         raise DirectoriesError(
             f"{where}: {path}: owner, group are numbers and mode is a quoted octal"

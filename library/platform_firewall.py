@@ -16,6 +16,7 @@ description:
     internal ones as well.
   - Otherwise the host's own C(INPUT) is left alone unless O(manage_input) is true. Then the port of the running SSH
     connection is always among the open ones, and one atomic change opens and closes.
+  - A host that has IPv6 addresses but no working C(ip6tables) is refused with O(manage_input).
   - Writes a script that puts the same rules back after a boot.
 options:
   state:
@@ -102,6 +103,7 @@ from ansible.module_utils.n8n_platform.firewall_rules import (
     parse_save,
     same,
 )
+from ansible.module_utils.n8n_platform.host_network import ipv6_interfaces, running_ssh_port
 from ansible.module_utils.n8n_platform.http import HttpError
 
 SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
@@ -113,27 +115,6 @@ INPUT_COMMENT = "n8n-platform input:"
 
 class FirewallProblem(Exception):
     """What keeps the rules from being read or written; names the option or the command."""
-
-
-def running_ssh_port(pid: int | None = None) -> int | None:
-    """The server's port of the SSH connection that this process runs under, None without one.
-
-    sudo removes SSH_CONNECTION from the environment, but not from that of the shell which called it.
-    """
-    current = os.getpid() if pid is None else pid
-    while current > 1:
-        try:
-            environment = Path(f"/proc/{current}/environ").read_bytes().split(b"\0")
-            current = int(
-                Path(f"/proc/{current}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
-            )
-        except (OSError, ValueError):
-            return None
-        for variable in environment:
-            name, _, value = variable.decode("utf-8", "replace").partition("=")
-            if name == "SSH_CONNECTION" and len(value.split()) == 4:
-                return int(value.split()[3])
-    return None
 
 
 class Tables:
@@ -216,11 +197,20 @@ class Manager:
             if seen is None:
                 if family == "ipv4" and self.present:
                     raise FirewallProblem("iptables-save: no answer; iptables comes with the Docker engine")
+                self._refuse_open_input()
                 continue
             self._refuse_second_owner(seen)
             self._plan_family(family, seen)
         self._plan_script()
         return self.differences
+
+    def _refuse_open_input(self) -> None:
+        interfaces = ipv6_interfaces() if self.present and self.params["manage_input"] else []
+        if interfaces:
+            raise FirewallProblem(
+                f"host_baseline_manage_input: {', '.join(interfaces)} would stay open for IPv6: it has an address, and "
+                "ip6tables-save gives no answer"
+            )
 
     def _refuse_second_owner(self, seen: Rules) -> None:
         for rule in seen.get("INPUT", []):

@@ -300,7 +300,7 @@ def main() -> None:
         steps = manager.plan()
         if not module.check_mode:
             manager.apply(steps)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         module.fail_json(msg=str(error))
     for warning in manager.warnings:
         module.warn(warning)

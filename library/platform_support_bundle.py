@@ -81,6 +81,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.files import replacing
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.support import Redactor, project_logs, project_state
 
@@ -130,15 +131,15 @@ class Manager:
     def apply(self, files: dict[str, str]) -> None:
         destination = Path(self.params["destination"])
         destination.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        temporary = destination.with_name(f".{destination.name}")
-        with tarfile.open(temporary, "w:gz") as archive:
+        with (
+            replacing(destination, mode=0o600) as stream,
+            tarfile.open(fileobj=stream, mode="w:gz") as archive,
+        ):
             for name, text in files.items():
                 content = text.encode()
                 entry = tarfile.TarInfo(name)
                 entry.size, entry.mode = len(content), 0o600
                 archive.addfile(entry, io.BytesIO(content))
-        temporary.chmod(0o600)
-        os.replace(temporary, destination)
 
     def _texts(self, name: str, root: Path, folders: Iterable[Path]) -> dict[str, str]:
         """Redacted text of every file of the folders, which lie below `root`."""

@@ -134,7 +134,6 @@ recovered:
 """
 
 import json
-import shutil
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -283,7 +282,7 @@ class Manager:
         self._write({**self.record, "timeline_after_revert": timeline})
 
     def _abandon(self) -> None:
-        shutil.rmtree(postgres_generations.staged(self.volume, self.params["major"]))
+        postgres_generations.discard_staged(self.volume, self.params["major"])
 
     def _discard(self) -> None:
         for path in self._discarded():
@@ -356,18 +355,18 @@ class Manager:
 def main() -> None:
     module = AnsibleModule(build_spec(), supports_check_mode=True)
     volume = Path(module.params["volume"])
-    before = postgres_generations.current_generation(volume)
     try:
+        before = postgres_generations.current_generation(volume)
         manager = Manager(module.params, Engine())
         steps = manager.plan()
         manager.check(steps)
         if not module.check_mode:
             manager.apply(steps)
+        after = postgres_generations.current_generation(volume)
     except (BackupError, EngineError, HttpError, OSError) as error:
         module.fail_json(msg=f"postgres-{module.params['name']}: {error}")
     for text in manager.warnings:
         module.warn(f"postgres-{module.params['name']}: {text}")
-    after = postgres_generations.current_generation(volume)
     diff = {"before": f"{before}\n", "after": f"{after}\n"}
     module.exit_json(changed=bool(steps), recovered=manager.record, diff=diff)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ class Directory:
             {
                 "name": self.name,
                 "kind": "directory",
-                "path": str(self.path),
+                # A manifest with `..` in it is refused.
+                "path": os.path.normpath(self.path),
                 "snapshot_path": f"{SOURCE}/{self.name}",
                 "bytes": tree_bytes(self.path),
                 "details": {},

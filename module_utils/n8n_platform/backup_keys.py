@@ -87,14 +87,16 @@ class Keys:
                     )
 
 
-def of_environment(environment: str, folder: Path, suffix: str = SUFFIX) -> dict[str, Path]:
-    """Bundles in a folder by their run, also of runs that are gone; environments may share one, `x` and `x-y` too."""
-    prefix = f"{environment}-"
-    named = {
-        path.name.removeprefix(prefix).removesuffix(suffix): path
-        for path in folder.glob(f"{prefix}*{suffix}")
-    }
-    return {run: path for run, path in sorted(named.items()) if RUN_ID.match(run)}
+def of_environment(environment: str, folder: Path) -> dict[str, Path]:
+    """Bundles in a folder by their run, also of runs that are gone."""
+    named = {run_of(environment, path.name): path for path in folder.glob(f"{environment}-*{SUFFIX}")}
+    return {run: path for run, path in sorted(named.items()) if run}
+
+
+def run_of(environment: str, name: str) -> str:
+    """Of a bundle by its name, "" of another's: environments may share a folder, `x` and `x-y` too."""
+    run = name.removeprefix(f"{environment}-").removesuffix(SUFFIX)
+    return run if RUN_ID.match(run) and name == f"{environment}-{run}{SUFFIX}" else ""
 
 
 def bundle_artefact(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ VERSION = 1
 NAME = "manifest.json"
 # Of one writer, who holds the lock; what a killed one has left there is written over.
 _NEW = ".new"
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class ManifestError(BackupError):
@@ -56,7 +58,8 @@ def text_of(manifest: dict[str, Any]) -> str:
 
 
 def parse(text: str | bytes, where: str, run: str = "") -> dict[str, Any]:
-    """A manifest that is whole. Raises ManifestError that names `where`."""
+    """A manifest that is whole, and whose names and paths stay where they belong. Raises ManifestError that names
+    `where`."""
     try:
         manifest: dict[str, Any] = json.loads(text)
         stated = manifest["sha256"]
@@ -68,7 +71,26 @@ def parse(text: str | bytes, where: str, run: str = "") -> dict[str, Any]:
         raise ManifestError(f"{where}: version {manifest.get('version')} of a manifest is not known here")
     if run and manifest.get("run") != run:
         raise ManifestError(f"{where}: this is the manifest of run {manifest.get('run')}")
+    _check_names(manifest, where)
     return manifest
+
+
+def _check_names(manifest: dict[str, Any], where: str) -> None:
+    """The checksum is no signature: who may write to the bucket must not say where root writes here."""
+    if not RUN_ID.fullmatch(str(manifest.get("run"))):
+        raise ManifestError(f"{where}: run {manifest.get('run')!r} is none")
+    items = manifest.get("items", [])
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise ManifestError(f"{where}: items: no list of artefacts")
+    for item in items:
+        for field in ("name", *({"file"} & item.keys())):
+            if not isinstance(item.get(field), str) or not _PLAIN.fullmatch(item[field]):
+                raise ManifestError(f"{where}: items: {field} {item.get(field)!r} is no plain name")
+        # Of keys, a folder as the operator has given it; nothing is restored from there.
+        paths = set() if item.get("kind") == "keys" else {"path", "snapshot_path"} & item.keys()
+        for field in sorted(paths):
+            if not isinstance(item[field], str) or ".." in item[field].split("/"):
+                raise ManifestError(f"{where}: items: {field} {item[field]!r} leads out of its folder")
 
 
 def write(runs: Path, manifest: dict[str, Any]) -> Path:

@@ -9,16 +9,15 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform import backup_manifest as manifests
 from ansible.module_utils.n8n_platform.backup import RUN_ID, BackupError, Context, Definition, Exit
-from ansible.module_utils.n8n_platform.backup_keys import of_environment
+from ansible.module_utils.n8n_platform.backup_keys import run_of
 from ansible.module_utils.n8n_platform.backup_manifest import ManifestError, Set
 from ansible.module_utils.n8n_platform.backup_s3 import S3, S3Error
 from ansible.module_utils.n8n_platform.engine_run import OneShots
-from ansible.module_utils.n8n_platform.files import write_file
+from ansible.module_utils.n8n_platform.files import replacing, unfinished, write_file
 from ansible.module_utils.n8n_platform.restic import CREDENTIALS, Restic
 
 # Manifests of the bucket that were read before; an object is never changed under its name.
 _CACHE = "offsite-manifests"
-_UNFINISHED = ".new"
 # What a problem begins with that concerns the bundle of keys, which is not in this bucket.
 KEYS_PROBLEM = "keys"
 
@@ -172,12 +171,11 @@ def deliver_bundle(context: Context, path: Path, destination: str) -> str:
     target = (Path(destination) if destination else context.definition.root / "keys") / path.name
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Of a run that was killed while it wrote.
-    for left in of_environment(context.environment, target.parent, _UNFINISHED).values():
-        left.unlink()
-    unfinished = target.with_suffix(_UNFINISHED)
-    shutil.copyfile(path, unfinished)
-    unfinished.chmod(0o600)
-    unfinished.replace(target)
+    for left, name in unfinished(target.parent):
+        if run_of(context.environment, name):
+            left.unlink()
+    with path.open("rb") as source, replacing(target, mode=0o600) as copy:
+        shutil.copyfileobj(source, copy)
     path.unlink()
     return str(target)
 

@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ansible.module_utils.n8n_platform.files import write_file
+from ansible.module_utils.n8n_platform.files import open_regular, replacing, write_file
 from ansible.module_utils.n8n_platform.openbao import BaoClient, SecretStore, StoreError
 
 SEAL_KEY = "openbao.key"
@@ -190,12 +192,15 @@ def apply_setup(root: BaoClient, setup: Setup, record: Record) -> None:
 
 
 def rotate_audit(path: Path, limit_bytes: int = 64 * 2**20) -> None:
-    """Keeps one former audit log. Copied and emptied, since the server appends to the file that it has open."""
-    if path.exists() and path.stat().st_size > limit_bytes:
-        former = path.with_name(f"{path.name}.1")
-        shutil.copy2(path, former)
-        os.chown(former, path.stat().st_uid, path.stat().st_gid)
-        os.truncate(path, 0)
+    """Keeps one former audit log. Copied and emptied, since the server appends to the file that it has open. Raises
+    OSError: its folder is the server's, and a symlink in it is not followed."""
+    with suppress(FileNotFoundError), open_regular(path, os.O_RDWR) as log:
+        status = os.fstat(log.fileno())
+        if status.st_size > limit_bytes:
+            former, mode = path.with_name(f"{path.name}.1"), stat.S_IMODE(status.st_mode)
+            with replacing(former, status.st_uid, status.st_gid, mode) as copy:
+                shutil.copyfileobj(log, copy)
+            log.truncate(0)
 
 
 def _apply_issuer(root: BaoClient, setup: Setup, issuer: str, names: list[str], record: Record) -> None:

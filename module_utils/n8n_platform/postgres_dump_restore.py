@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit, sha256_of
 from ansible.module_utils.n8n_platform.engine_exec import Inside
+from ansible.module_utils.n8n_platform.files import held, replacing
 from ansible.module_utils.n8n_platform.postgres import identifier, literal
 from ansible.module_utils.n8n_platform.postgres_generations import UID
 
@@ -148,12 +150,11 @@ class DumpRestore:
         """The dump's path inside the container: restoring with several jobs needs a file."""
         folder = self._target.volume / _FOLDER
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(mode=0o700)
         try:
-            copy = folder / "dump"
-            shutil.copyfile(dump, copy)
-            for path in (folder, copy):
-                shutil.chown(path, UID, UID)
+            with held(self._target.volume, folder, make=True) as made:
+                with dump.open("rb") as source, replacing(made / "dump", UID, UID) as copy:
+                    shutil.copyfileobj(source, copy)
+                os.chown(made, UID, UID)
             yield f"/var/lib/postgresql/{_FOLDER}/dump"
         finally:
             shutil.rmtree(folder, ignore_errors=True)

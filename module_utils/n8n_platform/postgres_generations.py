@@ -1,18 +1,25 @@
-"""The generations of a Postgres volume: <major>/<number>, of which the file `current` names the one in use."""
+"""The generations of a Postgres volume: <major>/<number>, of which the file `current` names the one in use.
+
+The volume is the server's, while root works in it here: a symlink below it is nobody's data, and is never followed.
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import struct
+from contextlib import suppress
 from pathlib import Path
 
 from ansible.module_utils.n8n_platform.backup import BackupError
-from ansible.module_utils.n8n_platform.files import sync_directory, write_file
+from ansible.module_utils.n8n_platform.files import held, open_regular, sync_directory, write_file
 from ansible.module_utils.n8n_platform.recovery import RecoveryError
 
 UID = 2001
 # In ControlFileData: ThisTimeLineID of checkPointCopy.
 _TIMELINE_AT = 48
+_STAGED = ".new.restore"
+_GENERATION = re.compile(r"[0-9]+/[0-9]+")
 
 
 def write_current(volume: Path, generation: str) -> None:
@@ -24,7 +31,11 @@ def write_current(volume: Path, generation: str) -> None:
 
 def holds_data(volume: Path, generation: str) -> bool:
     """Of "", the generation of a volume that had none: no."""
-    return bool(generation) and (volume / generation / "PG_VERSION").exists()
+    try:
+        with held(volume, volume / generation) as data:
+            return bool(generation) and (data / "PG_VERSION").exists()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def refuse_removed(volume: Path, previous: str) -> None:
@@ -35,24 +46,43 @@ def refuse_removed(volume: Path, previous: str) -> None:
 
 
 def current_generation(volume: Path) -> str:
-    """`17/1`; empty when there is no data."""
+    """`17/1`; empty when there is no data, or none is named. Raises OSError."""
     try:
-        return (volume / "current").read_text(encoding="utf-8").strip()
+        with open_regular(volume / "current") as stream:
+            named = stream.read().decode(errors="replace").strip()
     except FileNotFoundError:
         return ""
+    return named if _GENERATION.fullmatch(named) else ""
 
 
 def timeline(data: Path) -> int:
     """Of the last checkpoint; 0 when it cannot be read."""
     try:
-        return int(struct.unpack_from("=I", (data / "global/pg_control").read_bytes(), _TIMELINE_AT)[0])
+        with held(data.parents[1], data / "global") as folder, open_regular(folder / "pg_control") as stream:
+            return int(struct.unpack_from("=I", stream.read(), _TIMELINE_AT)[0])
     except (OSError, struct.error):
         return 0
 
 
 def staged(volume: Path, major: str) -> Path:
     """Where a restore makes the next generation, beside the one in use."""
-    return volume / major / ".new.restore"
+    return volume / major / _STAGED
+
+
+def discard_staged(volume: Path, major: str) -> None:
+    """Raises OSError."""
+    path = staged(volume, major)
+    with suppress(FileNotFoundError), held(volume, path.parent) as folder, held(volume, path):
+        shutil.rmtree(folder / path.name)
+
+
+def put_in_place(volume: Path, generation: str) -> None:
+    """What is staged becomes `generation`, if it has not yet. Raises OSError."""
+    major, _, number = generation.partition("/")
+    with held(volume, volume / major) as folder:
+        if (folder / _STAGED).exists():
+            (folder / _STAGED).rename(folder / number)
+            sync_directory(folder)
 
 
 def former_generations(volume: Path) -> list[Path]:
@@ -62,20 +92,23 @@ def former_generations(volume: Path) -> list[Path]:
         return []
     return [
         path
-        for major in volume.iterdir()
-        if major.name.isdigit()
-        for path in sorted(major.iterdir())
+        for major in _majors(volume)
+        for path in _folders(major)
         if path.name.isdigit() and f"{major.name}/{path.name}" != current
     ]
 
 
 def set_archived(volume: Path, generation: str, archived: bool) -> None:
     """Whether all of its data is in the archive too, as it goes out of use: what is not is nowhere else."""
-    mark = _mark(volume / generation)
-    if archived:
-        mark.unlink(missing_ok=True)
-    elif holds_data(volume, generation):
-        write_file(mark, "", UID, UID, 0o600)
+    if not holds_data(volume, generation):
+        return
+    data = volume / generation
+    with held(volume, data.parent) as major:
+        mark = major / _mark(data).name
+        if archived:
+            mark.unlink(missing_ok=True)
+        else:
+            write_file(mark, "", UID, UID, 0o600)
 
 
 def is_archived(data: Path) -> bool:
@@ -84,19 +117,34 @@ def is_archived(data: Path) -> bool:
 
 def half_removed(volume: Path) -> list[Path]:
     """What a kill has left of `remove`."""
-    return sorted(volume.glob("[0-9]*/.removed.*"))
+    return [
+        path for major in _majors(volume) for path in _folders(major) if path.name.startswith(".removed.")
+    ]
 
 
 def remove(data: Path) -> None:
-    """A generation, or what is left of one; half removed it must not be taken for data."""
-    gone = data
-    if data.name.isdigit():
-        gone = data.with_name(f".removed.{data.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        data.rename(gone)
-        sync_directory(gone.parent)
-        _mark(data).unlink(missing_ok=True)
-    shutil.rmtree(gone)
+    """A generation, or what is left of one; half removed it must not be taken for data. Raises OSError, of what is
+    reached through a symlink NotADirectoryError."""
+    volume = data.parents[1]
+    with held(volume, data.parent) as major, held(volume, data):
+        gone = major / data.name
+        if data.name.isdigit():
+            gone = major / f".removed.{data.name}"
+            shutil.rmtree(gone, ignore_errors=True)
+            (major / data.name).rename(gone)
+            sync_directory(major)
+            (major / _mark(data).name).unlink(missing_ok=True)
+        shutil.rmtree(gone)
+
+
+def _majors(volume: Path) -> list[Path]:
+    return [path for path in _folders(volume) if path.name.isdigit()]
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def _mark(data: Path) -> Path:

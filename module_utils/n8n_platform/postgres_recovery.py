@@ -18,13 +18,21 @@ from typing import Any
 from ansible.module_utils.n8n_platform import pgbackrest, postgres_choice
 from ansible.module_utils.n8n_platform.backup import BackupError, Exit
 from ansible.module_utils.n8n_platform.engine_run import Mount, OneShots, Result
-from ansible.module_utils.n8n_platform.files import memory_directory, sync_directory, write_file
+from ansible.module_utils.n8n_platform.files import (
+    held,
+    memory_directory,
+    open_regular,
+    sync_directory,
+    write_file,
+)
 from ansible.module_utils.n8n_platform.pgbackrest import KEYS, Backup, PgBackRest
 from ansible.module_utils.n8n_platform.postgres_choice import Request
 from ansible.module_utils.n8n_platform.postgres_generations import (
     UID,
     current_generation,
+    discard_staged,
     holds_data,
+    put_in_place,
     staged,
     write_current,
 )
@@ -75,8 +83,8 @@ class Recovery:
         self.discard_staged()
         target = self._request.volume / self._staged
         for directory in (target.parent, target):
-            directory.mkdir(mode=0o700, exist_ok=True)
-            os.chown(directory, UID, UID)
+            with held(self._request.volume, directory, make=True) as folder:
+                os.chown(folder, UID, UID)
         started = datetime.now(timezone.utc)
         with self._client() as client:
             client.call("restore", *self._restore_options(backup), seconds=self._request.seconds)
@@ -96,7 +104,7 @@ class Recovery:
         )
 
     def discard_staged(self) -> None:
-        shutil.rmtree(self._request.volume / self._staged, ignore_errors=True)
+        discard_staged(self._request.volume, self._request.major)
 
     def plan_switch(self) -> dict[str, str]:
         """{generation, previous}: what `current` is to name, and what it names now; "" where that holds no data."""
@@ -111,9 +119,7 @@ class Recovery:
     def switch(self, generation: str) -> None:
         """Only while no server runs on the volume. May be repeated after a kill."""
         volume = self._request.volume
-        if (volume / self._staged).exists():
-            (volume / self._staged).rename(volume / generation)
-            sync_directory(volume / self._request.major)
+        put_in_place(volume, generation)
         write_current(volume, generation)
 
     def branch_off(self, generation: str) -> int:
@@ -122,21 +128,22 @@ class Recovery:
 
         Whatever it raises, the data are as they were: they start, on their former timeline. After a kill
         `undo_branch` makes them so."""
-        data = self._request.volume / generation
-        settings, kept = data / _SETTINGS, _kept_settings(data)
-        former = settings.read_bytes()
-        write_file(kept, former, UID, UID, 0o600)
-        try:
-            get = self._get(f"{_ROOT}/{generation}").replace("'", "''")
-            lines = f"restore_command = '{get}'\nrecovery_target_timeline = 'current'\n"
-            write_file(settings, former + lines.encode(), UID, UID, 0o600)
-            write_file(data / _SIGNAL, "", UID, UID, 0o600)
-            with self._client() as client:
-                timeline = int(self._recover(client, generation)["timeline"])
-        except BaseException:
-            undo_branch(self._request.volume, generation)
-            raise
-        kept.unlink()
+        volume = self._request.volume
+        with _held_settings(volume, generation) as (data, kept):
+            with open_regular(data / _SETTINGS) as stream:
+                former = stream.read()
+            write_file(kept, former, UID, UID, 0o600)
+            try:
+                get = self._get(f"{_ROOT}/{generation}").replace("'", "''")
+                lines = f"restore_command = '{get}'\nrecovery_target_timeline = 'current'\n"
+                write_file(data / _SETTINGS, former + lines.encode(), UID, UID, 0o600)
+                write_file(data / _SIGNAL, "", UID, UID, 0o600)
+                with self._client() as client:
+                    timeline = int(self._recover(client, generation)["timeline"])
+            except BaseException:
+                undo_branch(volume, generation)
+                raise
+            kept.unlink()
         return timeline
 
     def _check_room(self, backup: Backup) -> None:
@@ -236,19 +243,21 @@ class Recovery:
 def undo_branch(volume: Path, generation: str) -> None:
     """Of a `branch_off` that did not end: the data start again. Their server would look for the archive where only the
     container of a recovery has it. Only while neither runs on the volume."""
-    data = volume / generation
-    kept = _kept_settings(data)
-    if not kept.exists():
-        return
-    (data / _SIGNAL).unlink(missing_ok=True)
-    sync_directory(data)
-    kept.replace(data / _SETTINGS)
-    sync_directory(data)
+    with _held_settings(volume, generation) as (data, kept):
+        if not kept.exists():
+            return
+        (data / _SIGNAL).unlink(missing_ok=True)
+        sync_directory(data)
+        kept.replace(data / _SETTINGS)
+        sync_directory(data)
 
 
-def _kept_settings(data: Path) -> Path:
-    """Beside the data: a set holds all that lies in them."""
-    return data.with_name(f".{data.name}.{_SETTINGS}")
+@contextmanager
+def _held_settings(volume: Path, generation: str) -> Iterator[tuple[Path, Path]]:
+    """The data, and where their settings are kept: beside them, since a set holds all that lies in them."""
+    path = volume / generation
+    with held(volume, path) as data, held(volume, path.parent) as major:
+        yield data, major / f".{path.name}.{_SETTINGS}"
 
 
 def _fatal(result: Result) -> str:

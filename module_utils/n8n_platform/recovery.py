@@ -6,6 +6,7 @@ source, or what a bundle of keys held.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -131,11 +132,12 @@ def _version(text: str) -> tuple[int, ...]:
 
 
 def target_of(item: dict[str, Any], source: Definition, volumes_root: Path, data_root: Path) -> Path:
-    """Where a directory of the source lies here: at the same place below the same root. Raises RecoveryError."""
-    path = Path(item["path"])
+    """Where a directory of the source lies here: at the same place below the same root, whatever `..` is in its path.
+    Raises RecoveryError."""
+    path = Path(os.path.normpath(item["path"]))
     roots = dict(zip(_RELATIVE_ROOTS, (volumes_root, data_root), strict=True))
     for name, here in roots.items():
-        theirs = source.values.get(name)
+        theirs = source.values.get(name) and os.path.normpath(source.values[name])
         if theirs and path.is_relative_to(theirs):
             return here / path.relative_to(theirs)
     raise RecoveryError(

@@ -78,3 +78,39 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(platform_directories.DirectoriesError, match="a is in the way"):
         manager([{"path": str(tmp_path / "a"), "mode": "0700", **ME}]).plan()
+
+
+def test_a_link_that_a_container_put_into_its_volume_leads_to_no_folder_of_the_host(tmp_path: Path) -> None:
+    (tmp_path / "v/data").mkdir(parents=True)
+    (tmp_path / "host").mkdir(mode=0o750)
+    (tmp_path / "v/data/files").symlink_to(tmp_path / "host")
+    subject = manager([], volume("n8n", "data/files"), volume("more", "data/files/sub"), root=tmp_path / "v")
+    says = f"{tmp_path}/v/data/files is in the way: it is not a directory"
+    with pytest.raises(platform_directories.DirectoriesError, match=says):
+        subject.plan()
+    for directory in subject.directories:
+        with pytest.raises(NotADirectoryError, match=says):
+            directory.create()
+    assert list((tmp_path / "host").iterdir()) == [] and (tmp_path / "host").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_listed_directory_below_the_volumes_is_reached_through_no_link_either(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    (tmp_path / "v/data").symlink_to(tmp_path)
+    listed = {"path": str(tmp_path / "v/data/mine"), "mode": "0700", **ME}
+    with pytest.raises(platform_directories.DirectoriesError, match="v/data is in the way"):
+        manager([listed], root=tmp_path / "v").plan()
+
+
+def test_the_volumes_may_lie_behind_a_link_of_the_operator(tmp_path: Path) -> None:
+    (tmp_path / "disk/v").mkdir(parents=True)
+    (tmp_path / "srv").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/volumes").symlink_to(tmp_path / "disk/v")
+    root = tmp_path / "srv/volumes"
+    wanted = [{"path": str(root), "mode": "0711", **ME}]
+    subject = manager(wanted, volume("cache", "data/sub"), root=root)
+    subject.apply(subject.plan())
+    assert subject.plan() == []
+    assert (tmp_path / "disk/v").stat().st_mode & 0o777 == 0o711
+    assert (tmp_path / "disk/v/data").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "disk/v/data/sub").stat().st_mode & 0o777 == 0o700

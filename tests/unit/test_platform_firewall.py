@@ -13,6 +13,7 @@ from typing import Any
 
 import platform_firewall
 import pytest
+from ansible.module_utils.n8n_platform import host_network
 from platform_firewall import FirewallProblem, Manager, Rules, Tables
 
 CLONE_NEWNET = 0x40000000
@@ -212,6 +213,34 @@ def test_switching_managed_input_off_opens_it_again(tables: Tables, script: Path
     assert apply(tables, script) == ["iptables", "ip6tables", "firewall.sh"]
     assert chain(tables, "INPUT") == [GATEWAY_CALL] and "N8N-A.IN" not in (tables.save("ipv4") or {})
     assert chain(tables, "INPUT", "ipv6") == []
+
+
+ADDRESSES = {
+    "lo": "00000000000000000000000000000001 01 80 10 80       lo",
+    "eth0": "fe80000000000000021122fffe334455 02 40 20 80     eth0",
+}
+
+
+@pytest.mark.parametrize("present", [None, [], ["lo"], ["lo", "eth0"]])
+def test_managed_input_is_not_left_open_for_a_family_whose_rules_cannot_be_read(
+    script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, present: list[str] | None
+) -> None:
+    """`present`: interfaces that have an address, None where the kernel has no IPv6."""
+    monkeypatch.setattr(host_network, "IPV6_ADDRESSES", tmp_path / "if_inet6")
+    if present is not None:
+        (tmp_path / "if_inet6").write_text("".join(f"{ADDRESSES[name]}\n" for name in present))
+    tables = MemoryTables()
+    tables.restore("ipv4", ENGINES_OWN)
+    save = tables.save
+    monkeypatch.setattr(tables, "save", lambda family: save(family) if family == "ipv4" else None)
+    if "eth0" in (present or []):
+        with pytest.raises(FirewallProblem, match="host_baseline_manage_input.*eth0.*ip6tables-save"):
+            manager(tables, script, manage_input=True).plan()
+    else:
+        assert apply(tables, script, manage_input=True) == ["iptables", "firewall.sh"]
+        assert apply(tables, script, manage_input=True) == []
+    assert apply(tables, script)[0] == "iptables"
+    assert apply(tables, script, manage_input=True, state="absent") == ["iptables", "firewall.sh"]
 
 
 def test_one_environment_manages_input(tables: Tables, script: Path) -> None:

@@ -260,6 +260,24 @@ def test_a_large_audit_log_is_set_aside(tmp_path: Path) -> None:
     assert (log.read_text(), (tmp_path / "audit.log.1").read_text()) == ("", "12345")
 
 
+@pytest.mark.parametrize("planted", ["audit.log", "audit.log.1"])
+def test_a_link_among_the_audit_logs_changes_no_file_of_the_host(tmp_path: Path, planted: str) -> None:
+    (tmp_path / "host").write_text("of the host")
+    (tmp_path / "audit").mkdir()
+    log = tmp_path / "audit/audit.log"
+    log.write_text("12345")
+    (tmp_path / "audit" / planted).unlink(missing_ok=True)
+    (tmp_path / "audit" / planted).symlink_to(tmp_path / "host")
+    if planted == "audit.log":
+        with pytest.raises(OSError, match="audit.log is in the way: it is not a file"):
+            openbao_setup.rotate_audit(log, limit_bytes=4)
+        assert not (tmp_path / "audit/audit.log.1").exists()
+    else:
+        openbao_setup.rotate_audit(log, limit_bytes=4)
+        assert (log.read_text(), (tmp_path / "audit/audit.log.1").read_text()) == ("", "12345")
+    assert (tmp_path / "host").read_text() == "of the host"
+
+
 def external(root: Path, state: str, check_mode: bool = False, **more: Any) -> list[str]:
     # The kind of store is told by the address, and the fake one has a socket: so it is made by hand.
     found = manager(state, params(root))

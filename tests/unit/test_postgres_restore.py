@@ -353,3 +353,90 @@ def test_without_a_definition_the_file_is_named(folder: Path) -> None:
     (folder / "recovery/keys/backup.json").unlink()
     with pytest.raises(BackupError, match="backup.json cannot be read"):
         manager(folder, "restored").check(["prepare"])
+
+
+@pytest.fixture
+def other(folder: Path) -> Path:
+    """Another store's folder, to which the server's user has put a link into its volume, for the major version."""
+    for name in ("1", "2/sub", ".removed.1", ".new.restore"):
+        (folder / "openbao" / name).mkdir(parents=True)
+    (folder / "openbao/1/PG_VERSION").write_text("17\n")
+    (folder / "volume/9").symlink_to("../openbao")
+    return folder / "openbao"
+
+
+def below(path: Path) -> list[str]:
+    return sorted(str(found.relative_to(path)) for found in path.rglob("*"))
+
+
+def test_a_link_in_the_volume_leads_the_removal_of_former_data_to_no_other_store(
+    folder: Path, other: Path
+) -> None:
+    volume, before = folder / "volume", below(other)
+    (volume / "17/7").symlink_to(other)
+    (volume / "17/.removed.7").symlink_to(other)
+    assert postgres_generations.former_generations(volume) == []
+    assert postgres_generations.half_removed(volume) == []
+    for path in (volume / "9/1", volume / "9/.removed.1", volume / "17/7", volume / "17/.removed.7"):
+        with pytest.raises(NotADirectoryError, match=r"(9|17/7|17/.removed.7) is in the way"):
+            postgres_generations.remove(path)
+    context = SimpleNamespace(definition=SimpleNamespace(volumes_root=folder))
+    assert PgBackRestItem.completed(SimpleNamespace(service="volume"), context) == []  # type: ignore[arg-type]
+    assert below(other) == before
+
+
+@pytest.mark.parametrize("said", ["9/1", "../openbao/1", "17/../../openbao/1"])
+def test_data_behind_a_link_or_outside_are_none_of_the_volume(folder: Path, other: Path, said: str) -> None:
+    volume, before = folder / "volume", below(other)
+    (volume / "current").write_text(f"{said}\n")
+    assert postgres_generations.current_generation(volume) in ("", "9/1")
+    assert not postgres_generations.holds_data(volume, said)
+    postgres_generations.set_archived(volume, said, False)
+    prepared(folder)
+    manager(folder, "switched").apply(["switch"])
+    assert json.loads((folder / "recovery/postgres-n8n.json").read_text())["previous"] == ""
+    assert below(other) == before
+
+
+def test_current_is_no_link_to_a_file_of_the_host(folder: Path) -> None:
+    (folder / "secret").write_text("17/1\n")
+    (folder / "volume/current").unlink()
+    (folder / "volume/current").symlink_to("../secret")
+    with pytest.raises(OSError, match="current is in the way: it is not a file"):
+        postgres_generations.current_generation(folder / "volume")
+
+
+def recovery_of(volume: Path, major: str) -> Recovery:
+    values: dict[str, Any] = dict.fromkeys(("configuration", "repository_path"), volume)
+    return Recovery(None, Request("n8n", major, "local", volume, image="x", **values))  # type: ignore[arg-type]
+
+
+def test_a_link_leads_a_restore_to_no_other_store(
+    folder: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, worker = below(other), recovery_of(folder / "volume", "9")
+    monkeypatch.setattr(Recovery, "choose", lambda _self: (None, ""))
+    monkeypatch.setattr(Recovery, "_check_room", lambda *_: None)
+    for step in (worker.discard_staged, worker.prepare, lambda: worker.switch("9/3")):
+        with pytest.raises(NotADirectoryError, match="volume/9 is in the way"):
+            step()
+    assert below(other) == before
+    staged = folder / "volume/17/.new.restore"
+    staged.symlink_to(other)
+    with pytest.raises(NotADirectoryError, match="new.restore is in the way"):
+        recovery_of(folder / "volume", "17").prepare()
+    assert below(other) == before and staged.is_symlink()
+
+
+def test_settings_that_are_a_link_are_not_read_for_the_way_back(folder: Path, other: Path) -> None:
+    settings = folder / "volume/17/1/postgresql.auto.conf"
+    (folder / "secret").write_text("key")
+    settings.symlink_to(folder / "secret")
+    with pytest.raises(OSError, match="postgresql.auto.conf is in the way: it is not a file"):
+        recovery_of(folder / "volume", "17").branch_off("17/1")
+    assert left(folder) == ["1"] and settings.is_symlink()
+    (other / ".1.postgresql.auto.conf").touch()
+    (other / "1/recovery.signal").touch()
+    with pytest.raises(NotADirectoryError, match="volume/9 is in the way"):
+        postgres_recovery.undo_branch(folder / "volume", "9/1")
+    assert (other / "1/recovery.signal").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,53 @@ def test_a_backup_that_fits_is_not(tmp_path: Path) -> None:
 def test_a_time_that_means_nothing_is_refused(text: str, says: str) -> None:
     with pytest.raises(RecoveryError, match=says):
         parse_time(text, NOW)
+
+
+def item(**fields: Any) -> dict[str, Any]:
+    return {"name": "n8n-home", "kind": "directory", "path": "/src/volumes/n8n-home", **fields}
+
+
+@pytest.mark.parametrize(
+    ("items", "says"),
+    [
+        ([item(name="../n8n-home")], "items: name '../n8n-home' is no plain name"),
+        ([item(name="..")], "items: name '..'"),
+        ([item(name="")], "items: name ''"),
+        ([item(name=None)], "items: name None"),
+        ([item(name="n8n-home\n")], "items: name"),
+        ([item(file="/etc/shadow")], "items: file '/etc/shadow' is no plain name"),
+        ([item(file="../../keys/openbao.key")], "items: file '../../keys/openbao.key'"),
+        ([item(file=7)], "items: file 7"),
+        ([item(path="/src/volumes/../../etc")], "items: path '/src/volumes/../../etc' leads out"),
+        ([item(snapshot_path="/source/..")], "items: snapshot_path '/source/..' leads out"),
+        ([item(path=[])], "items: path"),
+        (["n8n-home"], "items"),
+        ("n8n-home", "items"),
+        (None, "items"),
+    ],
+)
+def test_a_manifest_that_names_what_lies_elsewhere_is_refused(items: Any, says: str) -> None:
+    """Its checksum is no signature: who may write to the bucket makes one that fits."""
+    with pytest.raises(backup_manifest.ManifestError, match=re.escape(f"s3: {says}")):
+        backup_manifest.parse(backup_manifest.text_of(manifest(items=items)), "s3")
+
+
+@pytest.mark.parametrize("run", ["../20261122T020000Z", "20261122T020000Z\n", None])
+def test_a_manifest_of_no_run_is_refused(run: Any) -> None:
+    text = backup_manifest.text_of(seal({**manifest(), "run": run}))
+    with pytest.raises(backup_manifest.ManifestError, match="s3: run .* is none"):
+        backup_manifest.parse(text, "s3")
+
+
+def test_what_a_run_writes_is_none_of_that(tmp_path: Path) -> None:
+    """The path of a bundle of keys is as the operator has given its folder, and nothing is restored from it."""
+    written = BackupDirectory({"name": "n8n-data", "path": f"{tmp_path}/x/../n8n-data"})
+    (tmp_path / "n8n-data").mkdir()
+    (tmp_path / "x").mkdir()
+    keys = {"name": "keys", "kind": "keys", "path": "/mnt/../bundles/test.age"}
+    items = [*manifest()["items"], *written.run(None, tmp_path), keys]  # type: ignore[arg-type]
+    made = manifest(items=items)
+    assert backup_manifest.parse(backup_manifest.text_of(made), "s3") == made
 
 
 def test_a_time_is_taken_with_its_offset() -> None:
@@ -289,6 +337,26 @@ def test_a_directory_from_elsewhere_has_no_place(tmp_path: Path) -> None:
     item = {"name": "etc", "path": "/etc/n8n"}
     with pytest.raises(RecoveryError, match="/etc/n8n lies below none"):
         recovery.target_of(item, source(), tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/src/volumes/n8n-home", "v/n8n-home"),
+        ("/src/volumes/./x/../n8n-home", "v/n8n-home"),
+        ("/src/volumes/../seal", "d/seal"),
+        ("/src/volumes/../../etc", ""),
+        ("/src/../etc", ""),
+        ("../src/volumes/n8n-home", ""),
+    ],
+)
+def test_a_directory_is_put_below_the_root_that_it_was_below(tmp_path: Path, path: str, target: str) -> None:
+    given = item(path=path), source(), tmp_path / "v", tmp_path / "d"
+    if target:
+        assert recovery.target_of(*given) == tmp_path / target
+        return
+    with pytest.raises(RecoveryError, match="n8n-home: .* lies below none of volumes_root, data_root"):
+        recovery.target_of(*given)
 
 
 def test_room_is_asked_for_before(tmp_path: Path) -> None:

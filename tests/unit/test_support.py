@@ -105,6 +105,19 @@ def test_bundle_has_everything_but_secrets(root: Path, moved: tuple[str, ...]) -
     assert json.loads(content["health.json"])["status"] == "healthy"
 
 
+def test_a_bundle_follows_no_link_in_a_folder_that_others_write_to(root: Path) -> None:
+    host, folder = root / "host", root / "support"
+    host.write_text("of the host")
+    host.chmod(0o644)
+    folder.mkdir()
+    for name in (".bundle.tar.gz", "bundle.tar.gz"):
+        (folder / name).symlink_to(host)
+    manager = platform_support_bundle.Manager(bundle_params(root), FakeEngine(root))
+    manager.apply(manager.plan())
+    assert host.read_text() == "of the host" and host.stat().st_mode & 0o777 == 0o644
+    assert tarfile.is_tarfile(folder / "bundle.tar.gz") and not (folder / "bundle.tar.gz").is_symlink()
+
+
 def test_no_bundle_where_nothing_could_be_redacted(root: Path) -> None:
     params = {**bundle_params(root), "secrets_root": str(root / "nowhere")}
     with pytest.raises(FileNotFoundError, match="secrets_root"):
