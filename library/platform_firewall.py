@@ -168,6 +168,7 @@ class Manager:
         self.input_ports = sorted(
             {*params["input_ports"], *params["public_ports"], *([ssh_port] if ssh_port else [])}
         )
+        self.families: list[str] = []
         self.changes: dict[str, list[str]] = {}
         self.differences: list[dict[str, str]] = []
 
@@ -191,7 +192,7 @@ class Manager:
         return chains
 
     def plan(self) -> list[dict[str, str]]:
-        self.changes, self.differences = {}, []
+        self.changes, self.differences, self.families = {}, [], []
         for family in FAMILIES:
             seen = self.tables.save(family)
             if seen is None:
@@ -199,6 +200,7 @@ class Manager:
                     raise FirewallProblem("iptables-save: no answer; iptables comes with the Docker engine")
                 self._refuse_open_input()
                 continue
+            self.families.append(family)
             self._refuse_second_owner(seen)
             self._plan_family(family, seen)
         self._plan_script()
@@ -272,8 +274,8 @@ class Manager:
             # cron's own PATH has no sbin.
             "PATH=/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin",
         ]
-        for family, command in FAMILIES.items():
-            chains = self.wanted(family)
+        for family in self.families:
+            command, chains = FAMILIES[family], self.wanted(family)
             if not chains:
                 continue
             lines += [f"{command}-restore -w --noflush <<'RULES'", "*filter"]
