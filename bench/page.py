@@ -136,7 +136,7 @@ def start(record: Record) -> list[str]:
     ]
 
 
-def nothing(record: Record) -> list[str]:
+def fresh(record: Record) -> list[str]:
     found = record["samples"]["from nothing"]
     return [
         "## From nothing",
@@ -302,7 +302,7 @@ def recovery(record: Record) -> list[str]:
 
 
 SECTIONS: dict[str, Callable[[Record], list[str]]] = {
-    "nothing": nothing,
+    "fresh": fresh,
     "start": start,
     "site": site,
     "memory": memory,

@@ -4,7 +4,7 @@
 
 What stands in the way of honest figures is a machine with other work: `load` is kept beside each sample, ways are
 interleaved, and counts (CPU seconds, transactions, bytes) are worth more than seconds.
-`restore` and `nothing` need the engine only; the others need the environments of bench/inventories, deployed:
+`restore` and `fresh` need the engine only; the others need the environments of bench/inventories, deployed:
 
     .venv/bin/ansible-playbook -i bench/inventories/bench-tuned playbooks/site.yml
     .venv/bin/ansible-playbook -i bench/inventories/bench-untuned playbooks/site.yml
@@ -18,7 +18,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import backup, executions, memory, nothing, page, recovery, restart, restore, site, start
+from bench import backup, executions, fresh, memory, page, recovery, restart, restore, site, start
 from bench.samples import ROOT
 from tests.support.deployment import Deployment
 
@@ -28,7 +28,7 @@ UNTUNED = Deployment("bench-untuned", ROOT / "bench/inventories/bench-untuned", 
 # Each is handed whether the long form is wanted.
 SUBJECTS: dict[str, Callable[[str, bool], None]] = {
     "memory": lambda form, _: memory.measure(TUNED, form),
-    "nothing": lambda form, _: nothing.measure(form),
+    "fresh": lambda form, _: fresh.measure(form),
     "start": lambda form, long: start.measure(TUNED, form, rounds=5 if long else 1),
     "site": lambda form, long: site.measure(TUNED, form, rounds=10 if long else 2),
     "executions": lambda form, long: executions.measure(

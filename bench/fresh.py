@@ -32,4 +32,4 @@ def measure(form: str) -> None:
         sample = {"seconds": timed(up)["seconds"], "load": busy}
         assert "Environment local on localhost: healthy" in said[0], said[0][-3000:]
         containers = len(host.inside("docker ps -q")[1].split())
-    save("nothing", form, {"from nothing": [sample]}, containers=containers)
+    save("fresh", form, {"from nothing": [sample]}, containers=containers)
