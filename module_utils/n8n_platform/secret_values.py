@@ -101,23 +101,26 @@ class ValuePlanner:
         return ""
 
     def _provided(self, spec: dict[str, Any], entry: Secret, stored: Mapping[str, Secret]) -> str:
-        name, other = spec["name"], spec.get("falls_back_to")
-        value = self.given.get(name)
-        if (
-            other
-            and entry.exists
-            and value == self.given.get(other)
-            and entry.value not in (value, stored.get(other, _EMPTY).value)
-        ):
-            raise SecretError(
-                f"secret {name}: the store has one of its own, which that of {other} would replace: give "
-                f"{spec.get('variable') or name} with it"
-            )
+        name, value = spec["name"], self.given.get(spec["name"])
         if value is None:
             if not entry.exists:
                 self._refuse_reader(spec, spec)
             return ""
+        if self._would_replace_another(spec, entry, stored):
+            raise SecretError(
+                f"secret {name}: the store has one of its own, which that of {spec['falls_back_to']} would replace: "
+                f"give {spec.get('variable') or name} with it"
+            )
         return "" if entry.value == value else "change" if entry.exists else "import"
+
+    def _would_replace_another(
+        self, spec: dict[str, Any], entry: Secret, stored: Mapping[str, Secret]
+    ) -> bool:
+        """Whether the value that is given for both is about to take the place of one that only this one has."""
+        other, value = spec.get("falls_back_to"), self.given.get(spec["name"])
+        if not other or not entry.exists or value != self.given.get(other):
+            return False
+        return entry.value not in (value, stored.get(other, _EMPTY).value)
 
     def _refuse_reader(self, spec: dict[str, Any], source: dict[str, Any]) -> None:
         reader = self.readers.get(spec["name"])

@@ -215,6 +215,8 @@ def test_a_value_that_stands_for_two_never_replaces_another_that_is_stored(
     assert run(tmp_path, pair("b", "b"))["secrets_changed"] == ["writes"]
     assert run(tmp_path, pair("c", "c"))["secrets_changed"] == ["prunes", "writes"], "one pair is one"
     run(tmp_path, pair("c", "p"))
+    left_out = [{name: each for name, each in entry.items() if name != "value"} for entry in pair("", "")]
+    assert run(tmp_path, left_out)["secrets_changed"] == [], "a run that is given none"
     with pytest.raises(
         SecretError, match="secret prunes: the store has one of its own.* object_storage_prunes with"
     ):
