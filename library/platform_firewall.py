@@ -180,8 +180,6 @@ class Manager:
             jump = f'-m comment --comment "n8n-platform: {project}" -j {self.chain}'
             rules = forward_rules(self.bridges, sorted(self.params["public_ports"]))
             chains[self.chain] = (HOOK, jump, rules)
-            jump = f'-m comment --comment "n8n-platform gateway: {project}" -j {self.chain}.GW'
-            chains[f"{self.chain}.GW"] = ("INPUT", jump, gateway_rules(self.params["closed_subnet"]))
         if self.present and self.params["manage_input"]:
             jump = f'-m comment --comment "{INPUT_COMMENT} {project}" -j {self.chain}.IN'
             chains[f"{self.chain}.IN"] = (
@@ -189,6 +187,10 @@ class Manager:
                 jump,
                 input_rules(family, self.input_ports, self.params["closed_subnet"]),
             )
+        if self.present and family == "ipv4":
+            # Last, so that its call comes first: an environment that closes INPUT lets others' slots reach open ports.
+            jump = f'-m comment --comment "n8n-platform gateway: {project}" -j {self.chain}.GW'
+            chains[f"{self.chain}.GW"] = ("INPUT", jump, gateway_rules(self.params["closed_subnet"]))
         return chains
 
     def plan(self) -> list[dict[str, str]]:
@@ -251,7 +253,7 @@ class Manager:
         jumps = [rule for found, rule in self._jumps(chain, seen) if found == hook]
         calls = seen.get(hook, [])
         called = len(jumps) == 1 and same(jumps[0], jump)
-        if not called or "-j RETURN" in calls[: calls.index(jumps[0])]:
+        if not called or any(_ends_the_way(rule) for rule in calls[: calls.index(jumps[0])]):
             lines += [] if hook in seen else [f":{hook} - [0:0]"]
             lines += [*(f"-D {hook} {rule}" for rule in jumps), f"-I {hook} 1 {jump}"]
         return lines
@@ -282,10 +284,13 @@ class Manager:
             for chain, (_, _, rules) in chains.items():
                 lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules)]
             lines += ["COMMIT", "RULES"]
-            for hook, jump, _ in chains.values():
+            for chain, (hook, jump, _) in chains.items():
+                # What another environment has put before it at boot comes after it again.
+                there = "-D" if chain.endswith(".GW") else "-C"
+                then = "|| true;" if there == "-D" else "||"
                 lines += [
                     f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}",
-                    f"{command} -w -C {hook} {jump} 2>/dev/null || {command} -w -I {hook} 1 {jump}",
+                    f"{command} -w {there} {hook} {jump} 2>/dev/null {then} {command} -w -I {hook} 1 {jump}",
                 ]
         return "\n".join(lines) + "\n"
 
@@ -305,6 +310,11 @@ class Manager:
         elif any(difference["name"] == str(path) for difference in self.differences):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, self.script(), mode=0o700)
+
+
+def _ends_the_way(rule: str) -> bool:
+    """What comes after it in its chain is not asked: the engine's own return, an environment's closed INPUT."""
+    return rule == "-j RETURN" or INPUT_COMMENT in rule
 
 
 def guarded_bridges(engine: Engine, project: str) -> list[str]:

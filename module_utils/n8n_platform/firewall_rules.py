@@ -7,8 +7,8 @@ import shlex
 
 KNOWN = "-m conntrack --ctstate RELATED,ESTABLISHED"
 CHAIN_LENGTH = 25  # iptables takes 28, three of them are for the endings
-# Of a project's chains: what goes through the host, what its closed networks want of the host, what all want of it.
-ENDINGS = ("", ".GW", ".IN")
+# Of a project's chains: what goes through the host, what all want of it, what its closed networks want of it.
+ENDINGS = ("", ".IN", ".GW")
 
 Rules = dict[str, list[str]]
 

@@ -203,7 +203,7 @@ def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Table
             and "-p tcp -m tcp --dport 8443 -j ACCEPT" in rules
         )
         assert "-i lo -j ACCEPT" in rules
-        assert chain(tables, "INPUT", family)[0] == INPUT_CALL
+        assert chain(tables, "INPUT", family)[-1] == INPUT_CALL
     closed = chain(tables, "N8N-A.IN").index(f"-s {SUBNET} -j DROP")
     assert closed < chain(tables, "N8N-A.IN").index("-p tcp -m tcp --dport 2222 -j ACCEPT")
 
@@ -242,6 +242,18 @@ def test_managed_input_is_not_left_open_for_a_family_whose_rules_cannot_be_read(
         assert apply(tables, script, manage_input=True) == []
     assert apply(tables, script)[0] == "iptables"
     assert apply(tables, script, manage_input=True, state="absent") == ["iptables", "firewall.sh"]
+
+
+def test_what_another_environment_opens_is_asked_after_what_is_closed(tables: Tables, script: Path) -> None:
+    apply(tables, script)
+    apply(tables, script.with_name("b.sh"), project="n8n-b", closed_subnet="10.202.0.0/22", manage_input=True)
+    assert apply(tables, script) == ["iptables"]
+    assert [rule.rpartition(" ")[2] for rule in chain(tables, "INPUT")] == [
+        "N8N-A.GW",
+        "N8N-B.GW",
+        "N8N-B.IN",
+    ]
+    assert apply(tables, script) == []
 
 
 def test_one_environment_manages_input(tables: Tables, script: Path) -> None:
