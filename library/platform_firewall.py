@@ -230,7 +230,7 @@ class Manager:
         lines: list[str] = []
         for chain in (f"{self.chain}{ending}" for ending in ENDINGS):
             if chain in wanted:
-                lines += self._ensure(chain, *wanted[chain], seen)
+                lines += self._ensure(chain, *wanted[chain], seen, lines)
             elif chain in seen:
                 lines += [f"-D {hook} {rule}" for hook, rule in self._jumps(chain, seen)]
                 lines += [f"-F {chain}", f"-X {chain}"]
@@ -244,7 +244,10 @@ class Manager:
             texts = {"before": "\n".join([*before, ""]), "after": "\n".join([*after, ""])}
             self.differences.append({"name": FAMILIES[family], **texts})
 
-    def _ensure(self, chain: str, hook: str, jump: str, rules: list[str], seen: Rules) -> list[str]:
+    def _ensure(
+        self, chain: str, hook: str, jump: str, rules: list[str], seen: Rules, earlier: list[str]
+    ) -> list[str]:
+        """`earlier`: lines of this change that come first; a call that one of them adds would be asked before."""
         lines = []
         current = seen.get(chain)
         if current is None or len(current) != len(rules) or not all(map(same, current, rules)):
@@ -253,6 +256,7 @@ class Manager:
         jumps = [rule for found, rule in self._jumps(chain, seen) if found == hook]
         calls = seen.get(hook, [])
         called = len(jumps) == 1 and same(jumps[0], jump)
+        called = called and not any(line.startswith(f"-I {hook} ") for line in earlier)
         if not called or any(_ends_the_way(rule) for rule in calls[: calls.index(jumps[0])]):
             lines += [] if hook in seen else [f":{hook} - [0:0]"]
             lines += [*(f"-D {hook} {rule}" for rule in jumps), f"-I {hook} 1 {jump}"]

@@ -244,6 +244,15 @@ def test_managed_input_is_not_left_open_for_a_family_whose_rules_cannot_be_read(
     assert apply(tables, script, manage_input=True, state="absent") == ["iptables", "firewall.sh"]
 
 
+def test_input_that_is_closed_later_is_asked_after_what_was_closed_before(
+    tables: Tables, script: Path
+) -> None:
+    apply(tables, script)
+    assert "iptables" in apply(tables, script, manage_input=True)
+    assert chain(tables, "INPUT") == [GATEWAY_CALL, INPUT_CALL]
+    assert apply(tables, script, manage_input=True) == []
+
+
 def test_what_another_environment_opens_is_asked_after_what_is_closed(tables: Tables, script: Path) -> None:
     apply(tables, script)
     apply(tables, script.with_name("b.sh"), project="n8n-b", closed_subnet="10.202.0.0/22", manage_input=True)
