@@ -174,6 +174,11 @@ class Context:
             raise BackupError(f"service {service}: no running container in project {self.project}")
         return found
 
+    def stopped(self, service: str) -> bool:
+        """By somebody, or not there: one that crashes is started again by the engine."""
+        found = self.engine.service(self.project, service)
+        return not found or found["State"]["Status"] in ("created", "exited")
+
     def inside(self, service: str, gives_way: bool = False) -> Inside:
         """Programs in the container of a service; what takes long gives way to what serves. Raises BackupError."""
         nice = _GIVES_WAY if gives_way else 0

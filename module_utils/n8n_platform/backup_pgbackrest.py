@@ -135,6 +135,9 @@ class PgBackRestItem:
             "repositories": repositories,
         }
 
+    def stopped(self, context: Context) -> bool:
+        return context.stopped(self.service)
+
     def archiving(self, context: Context) -> dict[str, Any]:
         """For metrics, asks no repository: {last_archived_wal, last_archived_seconds, failed_count, lag_seconds (age of
         the oldest finished segment that is not archived), up_seconds (the server's), waiting (segments), waiting_bytes,

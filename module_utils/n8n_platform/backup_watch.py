@@ -26,6 +26,10 @@ def watch(
     for _kind, item in build(context.definition):
         if not hasattr(item, "archiving"):
             continue
+        if item.stopped(context):
+            # For maintenance: nothing is written, and nobody need be told.
+            facts |= {name: fact for name, fact in (known or {}).items() if name == item.name}
+            continue
         try:
             found = item.archiving(context)
             gaps = _gaps(item.status(context)) if known is None else known.get(item.name, {}).get("gaps", [])

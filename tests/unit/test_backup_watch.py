@@ -4,11 +4,12 @@ import os
 from datetime import datetime, timedelta, timezone
 from operator import methodcaller
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ansible.module_utils.n8n_platform import backup_service, backup_watch
-from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
+from ansible.module_utils.n8n_platform.backup import BackupError, Context, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_info import describe, summary
 from ansible.module_utils.n8n_platform.backup_service import Service
 from ansible.module_utils.n8n_platform.backup_state import METRICS, State, metrics
@@ -26,6 +27,10 @@ class Item:
     def __init__(self) -> None:
         self.says = {"lag_seconds": 1, "up_seconds": 9999, "waiting_bytes": 0, "failed_count": 0}
         self.limit, self.sets, self.holes, self.asked = 4096 * MIB, [1, 5], [], 0
+        self.is_stopped = False
+
+    def stopped(self, _context: Any) -> bool:
+        return self.is_stopped
 
     def archiving(self, _context: Any) -> dict[str, Any]:
         if not self.says:
@@ -121,6 +126,29 @@ def test_what_lasts_is_told_once_and_is_in_metrics_and_verification(
     item.says = {}
     assert look(definition) == ["postgres-n8n: the server does not answer"]
     assert len(told) == 2 and item.asked == 0, "the repositories are asked by runs only"
+
+
+def test_a_server_that_is_stopped_for_maintenance_is_nobodys_alarm(
+    item: Item, definition: Definition, told: list[str]
+) -> None:
+    item.says["waiting_bytes"] = 5
+    assert Service(definition, NOW).watch().code == Exit.DONE
+    item.says, item.is_stopped = {}, True
+    assert Service(definition, NOW).watch().code == Exit.DONE
+    assert (told, describe(definition, NOW)["problems"]) == ([], [])
+    assert State(definition.state_root).values["archiving"]["items"]["postgres-n8n"]["waiting_bytes"] == 5, (
+        "as it was last"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "stopped"), [("exited", True), ("created", True), ("running", False), ("restarting", False)]
+)
+def test_one_that_crashes_is_not_stopped(definition: Definition, status: str, stopped: bool) -> None:
+    engine: Any = SimpleNamespace(service=lambda *_: {"State": {"Status": status}})
+    unused: Any = None
+    context = Context(definition, engine, unused, "r", NOW, "full", print)
+    assert context.stopped("postgres-n8n") is stopped
 
 
 def test_nobody_asks_while_something_is_restored(item: Item, definition: Definition, told: list[str]) -> None:
