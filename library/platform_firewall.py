@@ -289,13 +289,13 @@ class Manager:
                 lines += [f":{chain} - [0:0]", *(f"-A {chain} {rule}" for rule in rules)]
             lines += ["COMMIT", "RULES"]
             for chain, (hook, jump, _) in chains.items():
-                # What another environment has put before it at boot comes after it again.
-                there = "-D" if chain.endswith(".GW") else "-C"
-                then = "|| true;" if there == "-D" else "||"
-                lines += [
-                    f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}",
-                    f"{command} -w {there} {hook} {jump} 2>/dev/null {then} {command} -w -I {hook} 1 {jump}",
-                ]
+                lines.append(f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}")
+                call = f"{command} -w -I {hook} 1 {jump}"
+                if chain.endswith(".GW"):
+                    # What another environment has put before it at boot comes after it again.
+                    lines.append(f"{command} -w -D {hook} {jump} 2>/dev/null || true; {call}")
+                else:
+                    lines.append(f"{command} -w -C {hook} {jump} 2>/dev/null || {call}")
         return "\n".join(lines) + "\n"
 
     def _plan_script(self) -> None:

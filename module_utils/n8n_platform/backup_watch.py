@@ -28,7 +28,8 @@ def watch(
             continue
         if item.stopped(context):
             # For maintenance: nothing is written, and nobody need be told.
-            facts |= {name: fact for name, fact in (known or {}).items() if name == item.name}
+            if known and item.name in known:
+                facts[item.name] = known[item.name]
             continue
         try:
             found = item.archiving(context)

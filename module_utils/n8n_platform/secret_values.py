@@ -154,7 +154,7 @@ class ValuePlanner:
             and Path(mark).exists()
             and Path(mark).read_text(encoding="utf-8").strip() != secrets.fingerprint(value)
         ):
-            origin = "the store" if entry.exists else variable or "the store"
+            origin = "the store" if entry.exists else said
             raise SecretError(
                 f"secret {name}: the value in {origin} is not the one that the data in {guard} was written with"
             )

@@ -309,11 +309,10 @@ def service_of_the_host() -> Iterator[int]:
         yield port
 
 
-def host_by_its_slot(core: Deployment, slot: str, *ports: int) -> set[str]:
+def host_by_its_slot(core: Deployment, slot: str) -> str:
     """The host as the network of a slot has it: an internal network has no way out, but a first address."""
     network = core.engine.networks.get(f"{core.project}_slot-{slot}")
-    first = next(ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"]).hosts())
-    return {f"{first}:{port}" for port in ports}
+    return str(next(ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"]).hosts()))
 
 
 @pytest.mark.parametrize("slot", ["1", "2"])
@@ -335,7 +334,7 @@ def test_a_runner_reaches_its_own_workers_broker_and_nothing_else(
     outside = {
         f"{gateway}:{core.https_port}",
         f"{gateway}:22",
-        *host_by_its_slot(core, slot, service_of_the_host),
+        f"{host_by_its_slot(core, slot)}:{service_of_the_host}",
         "1.1.1.1:443",
         "8.8.8.8:53",
         "169.254.169.254:80",
