@@ -6,8 +6,9 @@ STAGES ?=
 
 # Every playbook is a target of its own name; those that start with _ are parts of others.
 PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*.yml)))
-# Only where sudo would ask does Ansible have to ask for it.
-BECOME = $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass)
+# Only where sudo would ask, and Ansible has no file with the answer, does it have to ask.
+BECOME = $(if $(ANSIBLE_BECOME_PASSWORD_FILE),,\
+    $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass))
 
 .PHONY: help venv backup-key pin lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
 .DEFAULT_GOAL := help
