@@ -72,6 +72,10 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "EXECUTIONS_DATA_SAVE_ON_SUCCESS: 'true' is none of all, none",
         ),
     ),
+    "pools that Postgres has no connections for": (
+        {"n8n_postgres_pool_size": 50},
+        ("with n8n_postgres_pool_size 50 take up to", "connections; Postgres has 90 for them"),
+    ),
     "alarms that nobody would get": (
         {"backup_mail_to": ["somebody@example.org"], "backup_mail_password": ""},
         ("secret backup_mail_password: service host reads it, but backup_mail_password is not set",),

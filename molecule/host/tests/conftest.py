@@ -1,15 +1,18 @@
-"""Nested hosts: empty ones, one that is recovered from a lost one, one without any way out."""
+"""Nested hosts: empty ones, one that is recovered from a lost one, one without any way out, one with upstream's images."""
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
+import yaml
 
-from tests.support.deployment import Deployment
+from tests.support.deployment import ROOT, Deployment
 from tests.support.nested_host import CACHE, HERE, LABEL, NestedHost, created
 from tests.support.off_site import Lost, OffSite
 from tests.support.registry import Registry
@@ -64,6 +67,50 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     with Registry(CACHE / "test-registry", tmp_path_factory.mktemp("registry")) as server:
         on_this_machine("publish", container_images_registry=server.address)
         yield server
+
+
+@pytest.fixture(scope="module")
+def pinned(registry: Registry) -> dict[str, Any]:
+    """`platform_versions` with the digests of upstream's names in the registry.
+
+    What lies there has the programs that we build from packages, and of all else what a deployment has to bring itself:
+    no user, no entry point that would do, no health check.
+    """
+    engine = docker.from_env()
+    shared: dict[str, Any] = {}
+    for file in (ROOT / "group_vars/all").glob("*.yml"):
+        shared |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    versions = {**shared["platform_versions"], "redis": shared["platform_redis_variants"][shared["platform_redis"]]}
+    built = json.loads((CACHE / "images/environments/test-images.json").read_text(encoding="utf-8"))["refs"]
+    by_name = {reference.rpartition("/")[2].partition(":")[0]: reference for reference in built}
+    for component, name in {"debian": "base", "redis": "redis", "traefik": "traefik", "openbao": "openbao"}.items():
+        bare = "" if component == "debian" else 'ENTRYPOINT ["false"]\nCMD []\nHEALTHCHECK NONE\n'
+        address = f"{registry.address}/{versions[component]['image']}:{versions[component]['tag']}"
+        engine.images.build(fileobj=io.BytesIO(f"FROM {by_name[name]}\nUSER root\n{bare}".encode()), tag=address)
+        try:
+            assert "errorDetail" not in engine.images.push(address)
+            versions[component] = {**versions[component], "digest": engine.images.get_registry_data(address).id}
+        finally:
+            engine.images.remove(address)
+    return versions
+
+
+@pytest.fixture(scope="module")
+def upstream(
+    registry: Registry, pinned: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[NestedHost]:
+    """A bare host that takes upstream's images, and what this machine has built on that Debian, from a registry."""
+    source = {"container_images_source": "upstream", "platform_versions": pinned}
+    on_this_machine("publish", container_images_registry=registry.address, **source)
+    address = registry.address_in("bridge")
+    host = NestedHost(
+        tmp_path_factory.mktemp("upstream"),
+        container_images_registry=address,
+        docker_engine_daemon_options={"insecure-registries": [address]},
+        **source,
+    )
+    with created(host):
+        yield host
 
 
 @pytest.fixture(scope="session")
