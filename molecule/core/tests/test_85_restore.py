@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from tests.support.n8n_rest import Editor
 from tests.support.off_site import ADDRESS, PORT, OffSite
 from tests.support.restoring import INVENTORY, Polled, executions, for_core, killed, now, refused, succeeds
 
+PROBED = {"n8n-main", "n8n-worker-1", "n8n-runner-1", "n8n-webhook-1"}
 CRON = ROOT / "roles/schedule/tasks/cron.yml"
 
 
@@ -104,7 +106,7 @@ class Copy(Polled):
                     f"SELECT id FROM execution_entity WHERE status = 'success' AND \"startedAt\" > '{self.since}'"
                 )
             }
-        for service in {"n8n-main", "n8n-worker-1", "n8n-webhook-1"} & set(containers) - set(self.reached):
+        for service in PROBED & set(containers) - set(self.reached):
             self.settings |= dict(
                 self.scratch.sql("SELECT name, setting FROM pg_settings WHERE name LIKE 'archive_%'")
             )
@@ -124,8 +126,13 @@ for (const target of targets) {
 
 
 def reached(container: Any, targets: dict[str, tuple[str, int]]) -> set[str]:
-    """Those of `targets` that take a connection from inside the container."""
-    argv = ["node", "-e", CONNECT, *(f"{name} {host} {port}" for name, (host, port) in targets.items())]
+    """Those of `targets` that take a connection from inside the container; `nearby`: the host, by its own networks."""
+    networks = [
+        container.client.networks.get(name) for name in container.attrs["NetworkSettings"]["Networks"]
+    ]
+    subnets = [ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"]) for network in networks]
+    places = [*targets.items(), *(("nearby", (next(net.hosts()), targets["host"][1])) for net in subnets)]
+    argv = ["node", "-e", CONNECT, *(f"{name} {host} {port}" for name, (host, port) in places)]
     code, output = container.exec_run(argv)
     assert code == 0, output.decode()
     return set(output.decode().split())
@@ -137,10 +144,10 @@ def outside(core: Deployment) -> Iterator[dict[str, tuple[str, int]]]:
     bridge = core.engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     networks = core.containers()["postgres-n8n"].attrs["NetworkSettings"]["Networks"]
     database = networks[f"{core.project}_data"]["IPAddress"]
-    with socket.create_server((bridge, 0)) as server:
+    with socket.create_server(("", 0)) as server:
         targets = {"host": (bridge, server.getsockname()[1]), "database": (database, 5432)}
         targets["store"] = (ADDRESS, PORT)
-        assert reached(core.containers()["n8n-main"], targets) == set(targets)
+        assert reached(core.containers()["n8n-main"], targets) == {*targets, "nearby"}
         yield {**targets, "internet": ("1.1.1.1", 443)}
 
 
@@ -214,8 +221,7 @@ def test_a_drill_from_the_bucket_restores_compares_decrypts_and_leaves_nothing(
     assert 0 <= time.time() - found["last_drill_timestamp_seconds"] < 600
     assert copy.executed, f"n8n of the copy executes the smoke workflow: {copy.failures}"
     assert copy.networks and copy.open_networks == set(), "no n8n process of the copy has a way out"
-    everybody = {"n8n-main": set(), "n8n-worker-1": set(), "n8n-webhook-1": set()}
-    assert copy.reached == everybody, copy.failures
+    assert copy.reached == {service: set() for service in PROBED}, copy.failures
     assert copy.settings["archive_command"] in ("", "/bin/true"), "the copy archives nothing"
     assert copy.published <= {"Platform smoke test"}, "no trigger of the source fires in the copy"
     assert scratch.containers(stopped=True) == {} and not scratch.data_root.exists()
@@ -303,11 +309,12 @@ def test_what_cannot_be_restored_is_refused_and_nothing_is_touched(
 
 
 @pytest.mark.full
-def test_a_copy_from_the_bucket_goes_on_where_it_was_killed(
-    core: Deployment, scratch: Deployment, backup: Path, outside: dict[str, tuple[str, int]]
+@pytest.mark.parametrize("place", ["", "-e restore_from=s3"], ids=["here", "bucket"])
+def test_a_copy_goes_on_where_it_was_killed(
+    core: Deployment, scratch: Deployment, backup: Path, outside: dict[str, tuple[str, int]], place: str
 ) -> None:
     before, runs = sets(backup), core.fingerprint()
-    command = for_core(doc_block("restore-copy"), core) + " ARGS='-e restore_from=s3 %s'"
+    command = for_core(doc_block("restore-copy"), core) + f" ARGS='{place} %s'"
     fetched = scratch.data_root / "state/recovery/steps/fetched"
     try:
         killed(command % "", fetched.exists, "the files to be fetched")

@@ -1,4 +1,4 @@
-"""Nested hosts: empty ones, one that is recovered from a lost one, one without any way out, one with upstream's images."""
+"""Nested hosts: empty, recovered from a lost one, without any way out, with upstream's images."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from tests.support.off_site import Lost, OffSite
 from tests.support.registry import Registry
 from tests.support.smtp import authority
 
+# What upstream has images of, and what we build in their place.
+UPSTREAM = {"debian": "base", "redis": "redis", "traefik": "traefik", "openbao": "openbao"}
 SMALL = "{{ platform_profiles.small | combine({'workers': 1, 'webhooks': 1}) }}"
 
 
@@ -80,16 +82,24 @@ def pinned(registry: Registry) -> dict[str, Any]:
     shared: dict[str, Any] = {}
     for file in (ROOT / "group_vars/all").glob("*.yml"):
         shared |= yaml.safe_load(file.read_text(encoding="utf-8"))
-    versions = {**shared["platform_versions"], "redis": shared["platform_redis_variants"][shared["platform_redis"]]}
+    versions = {
+        **shared["platform_versions"],
+        "redis": shared["platform_redis_variants"][shared["platform_redis"]],
+    }
     built = json.loads((CACHE / "images/environments/test-images.json").read_text(encoding="utf-8"))["refs"]
     by_name = {reference.rpartition("/")[2].partition(":")[0]: reference for reference in built}
-    for component, name in {"debian": "base", "redis": "redis", "traefik": "traefik", "openbao": "openbao"}.items():
+    for component, name in UPSTREAM.items():
         bare = "" if component == "debian" else 'ENTRYPOINT ["false"]\nCMD []\nHEALTHCHECK NONE\n'
         address = f"{registry.address}/{versions[component]['image']}:{versions[component]['tag']}"
-        engine.images.build(fileobj=io.BytesIO(f"FROM {by_name[name]}\nUSER root\n{bare}".encode()), tag=address)
+        engine.images.build(
+            fileobj=io.BytesIO(f"FROM {by_name[name]}\nUSER root\n{bare}".encode()), tag=address
+        )
         try:
             assert "errorDetail" not in engine.images.push(address)
-            versions[component] = {**versions[component], "digest": engine.images.get_registry_data(address).id}
+            versions[component] = {
+                **versions[component],
+                "digest": engine.images.get_registry_data(address).id,
+            }
         finally:
             engine.images.remove(address)
     return versions
