@@ -1,4 +1,4 @@
-"""Backups of one environment: run, prune, verify, watch, info, list.
+"""Backups of one environment: run, prune, verify, watch, info, list, notify.
 
 Exit codes: 0 done (or nothing due), 1 failed: no backup was made, 2 wrong use or definition, 3 the backup is complete
 here but not in the bucket, or its key bundle not at its destination, 4 something is damaged, 5 the newest backup,
@@ -20,6 +20,7 @@ from typing import Any
 
 from ansible.module_utils.n8n_platform.backup import BackupError, Definition, Exit
 from ansible.module_utils.n8n_platform.backup_info import describe, summary
+from ansible.module_utils.n8n_platform.backup_notify import notify, receivers
 from ansible.module_utils.n8n_platform.backup_service import Answer, Service
 from ansible.module_utils.n8n_platform.engine import EngineError
 from ansible.module_utils.n8n_platform.http import HttpError
@@ -51,6 +52,8 @@ def _carry_out(definition: Definition, options: argparse.Namespace) -> Answer:
     now = options.now or datetime.now(timezone.utc)
     if options.command in ("info", "list"):
         return _shown(describe(definition, now), options)
+    if options.command == "notify":
+        return _told(definition)
     service = Service(definition, now, say=_say if sys.stderr.isatty() else None, by=options.by)
     if options.command == "run":
         return service.run(options.type)
@@ -66,6 +69,14 @@ def _shown(info: dict[str, Any], options: argparse.Namespace) -> Answer:
     if options.json:
         return Answer(lines=[json.dumps(info, indent=1, sort_keys=True)])
     return Answer(Exit.LATE if info["problems"] else Exit.DONE, summary(info))
+
+
+def _told(definition: Definition) -> Answer:
+    ways = receivers(definition)
+    if not ways:
+        return Answer(Exit.USAGE, ["nobody is told: neither backup_notify_url nor backup_mail_to is set"])
+    failures = notify(definition, "test", "This is a test: whoever reads it is told when a backup fails.")
+    return Answer(Exit.FAILED if failures else Exit.DONE, failures or [f"told by {' and '.join(ways)}"])
 
 
 def _state(one: dict[str, Any]) -> str:
@@ -108,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="sets, ages, window, last drill")
     info.add_argument("--json", action="store_true")
     commands.add_parser("list", help="all sets, newest first")
+    commands.add_parser("notify", help="a test message to whoever is told of failures")
     return parser
 
 

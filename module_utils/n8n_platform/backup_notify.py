@@ -22,11 +22,18 @@ def notify(definition: Definition, event: str, message: str, **fields: Any) -> l
     settings = definition.values.get("notify") or {}
     body = {"event": event, "environment": definition.environment, "message": message, **fields}
     failures = []
-    if settings.get("webhook"):
+    if "webhook" in receivers(definition):
         failures += _post(definition, _context(settings), body)
-    if (settings.get("mail") or {}).get("to"):
+    if "mail" in receivers(definition):
         failures += _mail(definition, _context(settings), settings["mail"], body)
     return failures
+
+
+def receivers(definition: Definition) -> list[str]:
+    """The ways by which somebody is told: webhook, mail, both or none."""
+    settings = definition.values.get("notify") or {}
+    wanted = {"webhook": settings.get("webhook"), "mail": (settings.get("mail") or {}).get("to")}
+    return [name for name, on in wanted.items() if on]
 
 
 def _context(settings: dict[str, Any]) -> ssl.SSLContext:

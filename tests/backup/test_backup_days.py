@@ -4,10 +4,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import pytest
 from ansible.module_utils.n8n_platform.backup import Exit
 
 from tests.support.backup_lab import ROOT, BackupLab
+from tests.support.hook import hook
 from tests.support.smtp import ADDRESS, LOGIN, PORT, MailServer, authority
 
 # A Wednesday, 03:17 in Berlin.
@@ -30,26 +29,12 @@ def lab(images: dict[str, str]) -> Iterator[BackupLab]:
 
 
 @pytest.fixture
-def hook(lab: BackupLab) -> Iterator[list[dict[str, Any]]]:
+def told(lab: BackupLab) -> Iterator[list[dict[str, Any]]]:
     """What the webhook was told."""
-    told: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = lab.root / "secrets/host/backup_notify_url"
-        url.write_text(f"http://127.0.0.1:{server.server_port}/hook?token=s3cret")
+    with hook() as (url, messages):
+        (lab.root / "secrets/host/backup_notify_url").write_text(url)
         lab.write_definition(notify={"webhook": True, "mail": {}})
-        yield told
-        server.shutdown()
+        yield messages
     lab.write_definition()
 
 
@@ -104,34 +89,34 @@ def test_on_day_8_goes_what_no_kept_set_needs_and_the_dry_run_listed_the_same(la
 
 
 def test_a_missed_run_is_noticed_by_verify_and_told_by_the_next_run(
-    lab: BackupLab, hook: list[dict[str, Any]]
+    lab: BackupLab, told: list[dict[str, Any]]
 ) -> None:
     now = (START + timedelta(days=12)).isoformat()
     late = lab.command("--now", now, "verify")
     assert late.returncode == Exit.LATE
     assert "backup_maximum_age_hours is 26" in late.stdout
     run(lab, 12.01, "run")
-    assert [each["event"] for each in hook] == ["backup verification failed", "backups were missed"]
-    assert hook[0]["environment"] == lab.name
+    assert [each["event"] for each in told] == ["backup verification failed", "backups were missed"]
+    assert told[0]["environment"] == lab.name
     assert lab.command("--now", (START + timedelta(days=12.1)).isoformat(), "verify").returncode == 0
 
 
 def test_a_failed_run_is_told_with_its_reason_but_not_the_hooks_token(
-    lab: BackupLab, hook: list[dict[str, Any]]
+    lab: BackupLab, told: list[dict[str, Any]]
 ) -> None:
     aside = lab.home.rename(lab.home.with_name("aside"))
     done = lab.command("--now", (START + timedelta(days=12.5)).isoformat(), "run")
     aside.rename(lab.home)
     assert done.returncode == Exit.FAILED
-    assert [each["event"] for each in hook] == ["backup failed"]
-    assert "n8n-home" in hook[0]["message"]
+    assert [each["event"] for each in told] == ["backup failed"]
+    assert "n8n-home" in told[0]["message"]
     assert "s3cret" not in (lab.state / "backup.log").read_text()
     metrics = (lab.state / "metrics/backup.prom").read_text()
     assert f'last_run_exit_code{{environment="{lab.name}"}} 1' in metrics
 
 
 def test_a_restore_that_keeps_backups_from_running_is_told(
-    lab: BackupLab, hook: list[dict[str, Any]]
+    lab: BackupLab, told: list[dict[str, Any]]
 ) -> None:
     marker, begun = lab.state / "restore.json", START + timedelta(days=12.2)
     marker.write_text('{"by": "ops"}')
@@ -139,9 +124,9 @@ def test_a_restore_that_keeps_backups_from_running_is_told(
     for hours, events in ((1, 0), (5, 1)):
         stopped = lab.command("--now", (begun + timedelta(hours=hours)).isoformat(), "run")
         assert stopped.returncode == Exit.RESTORING
-        assert [each["event"] for each in hook] == ["backups wait for a restore"] * events
+        assert [each["event"] for each in told] == ["backups wait for a restore"] * events
     marker.unlink()
-    assert hook[0]["code"] == Exit.RESTORING and str(marker) in hook[0]["message"]
+    assert told[0]["code"] == Exit.RESTORING and str(marker) in told[0]["message"]
 
 
 def test_what_is_too_old_fails_the_verification_by_name(lab: BackupLab) -> None:
@@ -193,10 +178,22 @@ def test_a_hook_that_does_not_answer_fails_nothing(lab: BackupLab) -> None:
     (lab.root / "secrets/host/backup_notify_url").write_text("http://127.0.0.1:9/closed?token=s3cret")
     lab.write_definition(notify={"webhook": True, "mail": {}}, maximum_age_hours=1)
     run(lab, 13, "run")
+    tried = lab.command("notify")
     lab.write_definition()
     entries = (lab.state / "backup.log").read_text()
     assert "webhook: no answer" in entries
     assert "s3cret" not in entries
+    assert (tried.returncode, tried.stdout) == (Exit.FAILED, "webhook: no answer (URLError)\n")
+
+
+def test_who_is_told_can_be_tried(lab: BackupLab, told: list[dict[str, Any]]) -> None:
+    done = lab.command("notify")
+    assert (done.returncode, done.stdout) == (Exit.DONE, "told by webhook\n")
+    assert [(each["event"], each["environment"]) for each in told] == [("test", lab.name)]
+    lab.write_definition()
+    done = lab.command("notify")
+    assert done.returncode == Exit.USAGE
+    assert "neither backup_notify_url nor backup_mail_to is set" in done.stdout
 
 
 def test_a_clock_that_went_back_removes_nothing(lab: BackupLab) -> None:

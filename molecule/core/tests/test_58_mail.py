@@ -11,7 +11,10 @@ from uuid import uuid4
 import pytest
 
 from tests.support.deployment import Deployment
+from tests.support.docs import doc_block
+from tests.support.hook import hook
 from tests.support.n8n_rest import Editor
+from tests.support.restoring import succeeds
 from tests.support.smtp import MailServer, link
 
 
@@ -56,3 +59,17 @@ def test_a_password_reset_arrives_and_its_link_is_good(
     assert f"{url.scheme}://{url.netloc}" == f"https://n8n.{core.domain}:{core.https_port}"
     assert core.request("GET", f"{url.path}?{url.query}", headers=operator)[0] == 200
     assert core.request("GET", f"/rest/resolve-password-token?{url.query}", headers=operator)[0] == 200
+
+
+@pytest.mark.full
+def test_who_is_told_of_failed_backups_can_be_tried(core: Deployment, mail_server: MailServer) -> None:
+    command = doc_block("backup-notify").strip().replace("/production/", f"/{core.name}/")
+    with hook() as (url, told):
+        try:
+            core.converge(backup_notify_url=url, backup_mail_to=["operator@example.org"])
+            assert "told by webhook and mail" in succeeds(command)
+            mail = mail_server.mail_to("operator@example.org")
+        finally:
+            core.converge()
+    assert [(each["event"], each["environment"]) for each in told] == [("test", core.name)]
+    assert mail["Subject"].startswith(f"[{core.name}] test: ")
