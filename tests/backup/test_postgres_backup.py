@@ -340,6 +340,10 @@ def hasty(lab: PostgresLab, folder: Path) -> Path:
     return path
 
 
+# Where pgBackRest itself is killed, and not only who has called it.
+WITH_PGBACKREST = (50, 99)
+
+
 @pytest.mark.parametrize("percent", smoke_and_full([10, 50, 90, 99], [PERCENT]))
 def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     lab: PostgresLab, percent: int
@@ -364,10 +368,12 @@ def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
         wait_until(reached, f"{percent} % of a backup", 90, every=0.05)
         assert run.is_alive()
         os.kill(run.pid or 0, signal.SIGKILL)
+        for pid in pgbackrests(lab) if percent in WITH_PGBACKREST else []:
+            os.kill(pid, signal.SIGKILL)
     finally:
         run.join()
         docker_update(lab, "2")
-    # What the killed run has left works on; it may have been that near its end.
+    # What the killed run has left works on where it was not killed, too; it may have been that near its end.
     ended = not lock.exists()
     assert not ended or percent >= 90, "the killed run has left no pgBackRest behind"
     made = lab.back_up("incr")
@@ -376,6 +382,13 @@ def test_a_killed_backup_leaves_earlier_sets_whole_and_the_next_run_clean(
     assert {name: found[: len(before[name])] for name, found in after.items()} == before
     assert [len(after[name]) - len(before[name]) for name in after] == [2 if ended else 1, 1]
     assert ITEM.verify(lab.context()) == []
+
+
+def pgbackrests(lab: PostgresLab) -> list[int]:
+    """Of the backup, by their ids on this host."""
+    argv = ["docker", "top", lab.container, "-eo", "pid,args"]
+    lines = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in lines if " backup" in line and "pgbackrest" in line.split()[1]]
 
 
 def docker_update(lab: PostgresLab, cpus: str) -> None:

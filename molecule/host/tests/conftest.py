@@ -92,7 +92,7 @@ def pinned(registry: Registry) -> dict[str, Any]:
         bare = "" if component == "debian" else 'ENTRYPOINT ["false"]\nCMD []\nHEALTHCHECK NONE\n'
         address = f"{registry.address}/{versions[component]['image']}:{versions[component]['tag']}"
         engine.images.build(
-            fileobj=io.BytesIO(f"FROM {by_name[name]}\nUSER root\n{bare}".encode()), tag=address
+            fileobj=io.BytesIO(f"FROM {by_name[name]}\nUSER root\n{bare}".encode()), tag=address, rm=True
         )
         try:
             assert "errorDetail" not in engine.images.push(address)
