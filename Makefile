@@ -10,7 +10,7 @@ PLAYBOOKS := $(filter-out _%,$(patsubst playbooks/%.yml,%,$(wildcard playbooks/*
 BECOME = $(if $(ANSIBLE_BECOME_PASSWORD_FILE),,\
     $(shell [ "$$(id -u)" = 0 ] || sudo -n true 2>/dev/null || echo --ask-become-pass))
 
-.PHONY: help venv backup-key pin lock test test-nightly lint unit deploy-tests bench bench-long up start $(PLAYBOOKS)
+.PHONY: help venv backup-key pin lock test test-nightly lint unit deploy-tests molecule bench bench-long up start $(PLAYBOOKS)
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -46,6 +46,10 @@ unit: ## unit, contract and render tests; render installs the engine where there
 
 deploy-tests: ## the deployments, on this machine's engine
 	bin/test core pair adopt kill host
+
+molecule: ## a scenario of molecule's by itself (ARGS="verify -s host")
+	@bin/bootstrap dev
+	PATH=$$PWD/.venv/bin:$$PATH molecule $(ARGS)
 
 bench: ## short benchmarks (ARGS="site memory" selects; docs/benchmarks.md)
 	@bin/bootstrap dev

@@ -64,6 +64,24 @@ def test_continuous_integration_runs_what_the_readme_names() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK) and "make test" in text_of(ROOT / "README.md")
 
 
+def test_molecule_runs_the_tests_of_every_deployment(tmp_path: Path) -> None:
+    """By what pytest lists when molecule calls it, without a word in the results and records of this run."""
+    environment = {key: value for key, value in os.environ.items() if key != "TEST_RESULTS"} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ANSIBLE_HOME": str(tmp_path),
+        "PLATFORM_CACHE": str(tmp_path),
+        "CI_DEPTH": "full",
+        "MOLECULE_COMMAND_BORDERS": "0",
+        "PYTEST_ADDOPTS": "--collect-only --quiet --color=no",
+    }
+    command = ["molecule", "test", "--all"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    found = set(re.findall(r"^(molecule/\S+\.py)::", done.stdout, re.MULTILINE))
+    names = {str(path.relative_to(ROOT)) for path in repository_files()}
+    assert found == {name for name in names if re.fullmatch(r"molecule/.*/test_\w+\.py", name)}
+
+
 def test_the_npm_locks_record_no_registry() -> None:
     for path in repository_files():
         if path.name == "package-lock.json":

@@ -7,6 +7,8 @@ import json
 import tarfile
 
 import pytest
+import testinfra
+from testinfra.host import Host
 
 from tests.support.deployment import Run
 
@@ -42,6 +44,12 @@ def publish(nested, name: str, network: str, port: int) -> None:
 
 
 @pytest.fixture(scope="module")
+def host(nested) -> Host:
+    """What is on it, as root sees it; in place of testinfra's own fixture, which is this machine."""
+    return testinfra.get_host(f"docker://{nested.container_name}")
+
+
+@pytest.fixture(scope="module")
 def published(nested) -> None:
     """Two ports of the environment's own project and one of somebody else's container."""
     nested.put("/root/probe.tar", probe_image())
@@ -57,27 +65,45 @@ def published(nested) -> None:
     publish(nested, "foreign", "bridge", FOREIGN)
 
 
-def test_a_dry_run_on_a_bare_host_changes_nothing(nested) -> None:
+def test_a_dry_run_on_a_bare_host_changes_nothing(nested, host) -> None:
     run = nested.run(PLAYBOOK, check=True)
     assert run.rc == 0, "\n".join([*run.failures(), run.stdout[-4000:]])
-    assert nested.inside("command -v dockerd")[0] != 0
-    assert nested.inside(f"test -e /etc/docker -o -e /etc/sysctl.d/60-{nested.project}.conf")[0] != 0
+    assert not host.exists("dockerd")
+    assert not host.file("/etc/docker").exists
+    assert not host.file(f"/etc/sysctl.d/60-{nested.project}.conf").exists
 
 
-def test_a_fresh_host_gets_a_working_engine(nested) -> None:
+def test_a_fresh_host_gets_a_working_engine(nested, host) -> None:
     converge(nested)
     code, version = nested.inside(
         "docker version --format '{{.Server.Version}}' && docker compose version --short"
     )
     assert code == 0, version
-    assert nested.inside("systemctl is-enabled docker")[1].strip() == "enabled"
-    assert "max-size" in nested.inside("cat /etc/docker/daemon.json")[1]
-    assert nested.inside("sysctl -n vm.overcommit_memory")[1].strip() == "1"
+    packages = ("docker.io", "docker-cli", "docker-compose", "docker-buildx", "iptables")
+    assert [name for name in packages if not host.package(name).is_installed] == []
+    assert host.service("docker").is_enabled and host.service("docker").is_running
+    assert host.service(f"{nested.project}-firewall").is_enabled
+    assert "max-size" in host.file("/etc/docker/daemon.json").content_string
+    assert host.sysctl("vm.overcommit_memory") == 1
 
 
-def test_the_journal_keeps_to_its_limit(nested) -> None:
+def test_only_root_changes_what_is_set_for_the_host(nested, host) -> None:
+    own = f"60-{nested.project}.conf"
+    modes = {
+        "/etc/docker/daemon.json": 0o644,
+        f"/etc/sysctl.d/{own}": 0o644,
+        f"/etc/systemd/journald.conf.d/{own}": 0o644,
+        f"/etc/systemd/system/{nested.project}-firewall.service": 0o644,
+        f"{nested.data_root}/state/firewall.sh": 0o700,
+    }
+    files = {path: host.file(path) for path in modes}
+    assert {path: file.mode for path, file in files.items()} == modes
+    assert {(file.user, file.group) for file in files.values()} == {("root", "root")}
+
+
+def test_the_journal_keeps_to_its_limit(nested, host) -> None:
     """By what the journal's server said at its start: messages of that kind bear the limit in force, in bytes."""
-    limits = nested.inside(f"cat /etc/systemd/journald.conf.d/60-{nested.project}.conf")[1]
+    limits = host.file(f"/etc/systemd/journald.conf.d/60-{nested.project}.conf").content_string
     assert {"SystemMaxUse=1024M", "RuntimeMaxUse=1024M"} <= set(limits.splitlines())
     said = nested.inside("journalctl -o json -n 1 MESSAGE_ID=ec387f577b844b8fa948f33cad9a75e6")[1]
     assert json.loads(said)["MAX_USE"] == str(1024 * 2**20), said
@@ -88,13 +114,13 @@ def test_a_second_run_changes_nothing(nested) -> None:
     assert run.changed == 0, run.changed_tasks()
 
 
-def test_what_another_environment_set_is_refused_and_kept(nested) -> None:
+def test_what_another_environment_set_is_refused_and_kept(nested, host) -> None:
     other = "/etc/sysctl.d/60-n8n-other.conf"
     nested.put(other, b"vm.overcommit_memory=2\n")
     run = nested.run(PLAYBOOK)
     assert run.rc != 0
     assert f"vm.overcommit_memory is to be 1 here and 2 in {other}" in "\n".join(run.failures())
-    assert nested.inside(f"cat {other}")[1] == "vm.overcommit_memory=2\n"
+    assert host.file(other).content_string == "vm.overcommit_memory=2\n"
     assert nested.inside(f"rm {other}")[0] == 0
 
 
@@ -142,12 +168,12 @@ def test_input_is_managed_only_when_asked_for(nested, published) -> None:
     assert nested.open_ports([22, OWN]) == {22, OWN}
 
 
-def test_remove_takes_it_away(nested, published) -> None:
+def test_remove_takes_it_away(nested, host, published) -> None:
     run = nested.run("../molecule/host/remove")
     assert run.rc == 0, run.stdout[-4000:]
     assert nested.open_ports([EDGE, HIDDEN, FOREIGN]) == {EDGE, HIDDEN, FOREIGN}
     assert "N8N-" not in nested.inside("iptables-save")[1]
-    assert nested.inside(f"systemctl cat {nested.project}-firewall.service")[0] != 0
+    assert not host.service(f"{nested.project}-firewall").exists
     assert nested.inside(f"grep -rl . /etc --include='60-{nested.project}*'")[1] == ""
     again = nested.run("../molecule/host/remove")
     assert again.rc == 0 and again.changed == 0
