@@ -47,6 +47,12 @@ options:
       - Seconds that a stopped service of tier C(app) gets instead of its own stop time.
       - Once the workers are drained, nothing that it waits for can finish.
     type: int
+  inspect:
+    description:
+      - O(state=present). Looks at each running container, too, those of slots included, and gives RV(drift).
+      - What it finds is only told; it counts as no difference.
+    type: bool
+    default: false
   wait_timeout:
     description: Seconds for each tier to become healthy.
     type: int
@@ -84,6 +90,13 @@ differences:
   returned: always
   type: list
   elements: dict
+drift:
+  description: >-
+    O(inspect=true). What of running containers is not as the release says, one sentence for each field: image, user,
+    capabilities, read-only root, security options, limits, networks, published ports.
+  returned: always
+  type: list
+  elements: str
 tiers:
   description: >-
     O(state=present). The first of O(tiers) that has something to do, or is not healthy, and those after it.
@@ -114,6 +127,7 @@ def build_spec() -> dict[str, Any]:
         "state": {"type": "str", "choices": ["present", "stopped", "absent"], "default": "present"},
         "tiers": {"type": "list", "elements": "str", "choices": list(TIERS), "default": list(TIERS)},
         "app_patience": {"type": "int"},
+        "inspect": {"type": "bool", "default": False},
         "wait_timeout": {"type": "int", "default": 300},
         "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
     }
@@ -128,6 +142,7 @@ class Manager:
         self.release = Path(params["releases_root"]) / params["release"]
         self.wait_timeout: int = params["wait_timeout"]
         self.app_patience: int | None = params["app_patience"]
+        self.inspect: bool = params["inspect"]
         written = (self.release / COMPOSE).exists()
         self.missing_parts = [] if docker else ["the Docker client"]
         if self.state != "absent" and not written:
@@ -167,6 +182,11 @@ class Manager:
             self.apply(differences)
         return differences
 
+    def drift(self) -> list[str]:
+        """Nothing where it was not asked for, or where there is nothing yet to look at."""
+        asked = self.inspect and self.state == "present" and not self.missing_parts
+        return self.project.drift() if asked else []
+
     def busy(self, differences: list[Difference]) -> list[str]:
         """What a service does to those that need it is seen in their tiers, so these belong to it."""
         if self.missing_parts or any(not item.tier for item in differences):
@@ -181,13 +201,16 @@ def main() -> None:
     try:
         manager = Manager(module.params, module.get_bin_path("docker"))
         differences = manager.plan(check_mode=True) if module.check_mode else manager.converge()
+        drift = manager.drift()
         tiers = {"tiers": manager.busy(differences)} if manager.state == "present" else {}
     except (ComposeError, HttpError, TimeoutError) as error:
         module.fail_json(msg=str(error))
+    found = [f"{item.service}: {item.reason}" for item in differences] + drift
     module.exit_json(
         changed=bool(differences),
-        msg="; ".join(f"{item.service}: {item.reason}" for item in differences) or "as the release says",
+        msg="; ".join(found) or "as the release says",
         differences=[{"service": item.service, "reason": item.reason} for item in differences],
+        drift=drift,
         diff={"before": "".join(f"{item.service}: {item.reason}\n" for item in differences), "after": ""},
         **tiers,
     )

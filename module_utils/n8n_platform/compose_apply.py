@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.n8n_platform.compose_cli import ComposeCli, read_index
+from ansible.module_utils.n8n_platform.compose_drift import drift
 from ansible.module_utils.n8n_platform.compose_policy import LABEL, TIERS, ComposeError
 from ansible.module_utils.n8n_platform.engine import (
     CONFIG_HASH_LABEL,
@@ -76,6 +77,22 @@ class Project:
                 if reason:
                     found.append(Difference(name, reason, tier))
         return found
+
+    def drift(self) -> list[str]:
+        """How containers that run, those of slots too, are not as the release says; see compose_drift.
+
+        Those of another configuration are left out: that they differ is said already.
+        """
+        hashes = self._compose.config_hashes()
+        inspected = {
+            name: self._engine.inspect(container["Id"])
+            for name, container in self._containers().items()
+            if container["State"] == "running"
+            and container["Labels"].get(CONFIG_HASH_LABEL) == hashes.get(name)
+        }
+        model = self._compose.model()
+        references = {model["services"][name]["image"] for name in inspected}
+        return drift(model, inspected, {each: self._engine.image_id(each) for each in references})
 
     def waiting(self, release: Path, tiers: list[str]) -> list[str]:
         """Those of `tiers` in which a service is not healthy yet, or not any more."""

@@ -38,6 +38,11 @@ class ComposeCli:
         lines = self._run(["config", "--hash", "*"]).splitlines()
         return dict(line.split(maxsplit=1) for line in lines if line.strip())
 
+    def model(self) -> dict[str, Any]:
+        """The file as Compose reads it: long forms, memory in bytes, networks by their full names."""
+        found: dict[str, Any] = json.loads(self._run(["config", "--format", "json"]))
+        return found
+
     def up(self, services: Sequence[str]) -> None:
         """Creates or recreates and starts these services only; a container that is as it should be is left
         alone."""

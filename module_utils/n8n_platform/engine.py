@@ -135,6 +135,12 @@ class Engine:
         state = self._client.request("GET", f"/exec/{execution}/json").json
         return int(state["ExitCode"]), _demultiplex(output)
 
+    def image_id(self, reference: str) -> str:
+        """Empty when the engine has no image of that name."""
+        path = f"/images/{quote(reference, safe='')}/json"
+        answer = self._client.request("GET", path, allowed=(404,))
+        return str(answer.json["Id"]) if answer.status == 200 else ""
+
     def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
         wanted = [name if value is None else f"{name}={value}" for name, value in labels.items()]
         query = urlencode({"filters": json.dumps({"label": wanted})})

@@ -29,6 +29,8 @@ class FakeProject:
         self.network_definition = "d1"
         self.present = ["data"]
         self.calls: list[str] = []
+        self.composed: dict[str, Any] = {}
+        self.inspected: dict[str, dict[str, Any]] = {}
 
     def add(self, service: str, state: str = "running", config_hash: str = "h1", slot: str = "") -> None:
         labels = {
@@ -75,9 +77,16 @@ class FakeProject:
 
     def inspect(self, container: str) -> dict[str, Any]:
         log = [{"Output": "no answer on port 5678"}]
-        return {"State": {"ExitCode": self.exit_codes.get(container, 0), "Health": {"Log": log}}}
+        found = self.inspected.get(container, {})
+        return {**found, "State": {"ExitCode": self.exit_codes.get(container, 0), "Health": {"Log": log}}}
+
+    def image_id(self, reference: str) -> str:
+        return f"id of {reference}"
 
     # Compose
+    def model(self) -> dict[str, Any]:
+        return self.composed
+
     def config_hashes(self) -> dict[str, str]:
         return self.hashes
 
@@ -104,6 +113,7 @@ class FakeCompose:
 
     def __init__(self, project: FakeProject) -> None:
         self.config_hashes = project.config_hashes
+        self.model = project.model
         self.up = project.up
         self.stop = project.stop_services
         self.down = project.down

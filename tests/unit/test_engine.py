@@ -17,6 +17,7 @@ from ansible.module_utils.n8n_platform.http import Response
 class FakeClient:
     def __init__(self, answers: dict[str, Any]) -> None:
         self.answers = answers
+        self.status = 200
         self.asked: list[tuple[str, str, float | None]] = []
 
     def request(
@@ -24,7 +25,9 @@ class FakeClient:
     ) -> Response:
         self.asked.append((method, path, timeout))
         answer = self.answers.get(f"{method} {urlsplit(path).path}", {})
-        return Response(200, Message(), answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+        return Response(
+            self.status, Message(), answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        )
 
 
 def engine(**answers: Any) -> tuple[subject.Engine, FakeClient]:
@@ -74,6 +77,13 @@ def test_address_on_a_network() -> None:
     assert found.address("c", "p_data") == "10.0.0.2"
     with pytest.raises(subject.EngineError, match="p_edge"):
         found.address("c", "p_edge")
+
+
+def test_an_image_that_is_not_there_has_no_id() -> None:
+    found, client = engine(**{"GET__/images/n8n-platform%2Fredis%3Ae48f/json": {"Id": "sha256:71"}})
+    assert found.image_id("n8n-platform/redis:e48f") == "sha256:71"
+    client.status = 404
+    assert found.image_id("n8n-platform/redis:e48f") == ""
 
 
 def test_logs_lose_their_frame_headers() -> None:

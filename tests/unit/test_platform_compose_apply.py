@@ -122,6 +122,64 @@ def test_a_network_with_another_definition_is_refused(project: FakeProject, tmp_
         manager(tmp_path).plan(check_mode=False)
 
 
+def looked_at(project: FakeProject) -> None:
+    """Every service runs, slots too, and all of them with less memory than the release says."""
+    inspected = {
+        "Image": "id of image:1",
+        "Config": {"User": "1:1"},
+        "HostConfig": {
+            **dict.fromkeys(("Privileged", "ReadonlyRootfs"), False),
+            **dict.fromkeys(("CapDrop", "CapAdd", "SecurityOpt", "PidsLimit")),
+            "Memory": 1073741824,
+            "NanoCpus": 0,
+        },
+        "NetworkSettings": {"Networks": {"p_data": {}}, "Ports": {}},
+    }
+    service = {
+        "image": "image:1",
+        "user": "1:1",
+        "networks": {"data": None},
+        "deploy": {"resources": {"limits": {"memory": "2147483648"}}},
+    }
+    project.composed = {
+        "services": dict.fromkeys(project.hashes, service),
+        "networks": {"data": {"name": "p_data"}},
+    }
+    for name in project.hashes:
+        project.add(name)
+        project.inspected[name] = inspected
+
+
+def test_containers_changed_by_hand_are_told_of_and_left_alone(project: FakeProject, tmp_path: Path) -> None:
+    looked_at(project)
+    subject = manager(tmp_path, inspect=True)
+    assert subject.drift() == [
+        f"service {name}: memory is 1073741824, the release says 2147483648"
+        for name in ("db", "main", "openbao", "proxy", "queue", "worker")
+    ]
+    assert said(subject) == []
+    run(tmp_path, inspect=True)
+    assert project.calls == []
+
+
+def test_only_those_of_this_release_that_run_are_looked_at(project: FakeProject, tmp_path: Path) -> None:
+    looked_at(project)
+    project.add("db", config_hash="h0")
+    project.add("worker", "exited")
+    project.add("former")
+    del project.found["queue"]
+    assert [line.split(":")[0] for line in manager(tmp_path, inspect=True).drift()] == [
+        *("service main", "service openbao", "service proxy")
+    ]
+
+
+def test_nobody_looks_unasked_or_where_there_is_no_release(project: FakeProject, tmp_path: Path) -> None:
+    looked_at(project)
+    assert manager(tmp_path).drift() == []
+    assert manager(tmp_path, inspect=True, state="stopped").drift() == []
+    assert manager(tmp_path, inspect=True, release="next").drift() == []
+
+
 def test_stopping_goes_backwards_and_leaves_other_tiers(project: FakeProject, tmp_path: Path) -> None:
     run(tmp_path)
     project.calls.clear()

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from contextlib import ExitStack
 
 import pytest
 
@@ -104,3 +105,27 @@ def test_make_support(core: Deployment) -> None:
     assert str(bundle) in make(core, "make support")
     listed = subprocess.run(["tar", "-tzf", bundle], capture_output=True, text=True, check=True).stdout
     assert re.search("logs/n8n-main.log$", listed, re.MULTILINE)
+
+
+def test_verify_names_containers_that_were_changed_by_hand(core: Deployment) -> None:
+    before = core.fingerprint()
+    main, worker = (core.containers()[f"n8n-{name}"] for name in ("main", "worker-1"))
+    memory, swap = (main.attrs["HostConfig"][limit] for limit in ("Memory", "MemorySwap"))
+    with ExitStack() as back:
+        strange = core.engine.networks.create(f"{core.project}-strange", internal=True)
+        back.callback(strange.remove)
+        strange.connect(worker)
+        back.callback(strange.disconnect, worker)
+        back.callback(main.update, mem_limit=memory, memswap_limit=swap)
+        main.update(mem_limit=memory + 2**20, memswap_limit=-1)
+        verify = core.run("verify")
+    assert verify.rc != 0
+    failure = "\n".join(verify.failures())
+    assert f"service n8n-main: memory is {memory + 2**20}, the release says {memory}" in failure
+    assert re.search(rf"service n8n-worker-1: networks is [^;]*{core.project}-strange", failure), failure
+    assert failure.count("the release says") == 2, "nothing else differs"
+    assert re.search(
+        r"^ +FAIL +Every container runs as released.*service n8n-main: memory", verify.report, re.MULTILINE
+    )
+    assert core.fingerprint() == before
+    assert core.containers()["n8n-main"].attrs["HostConfig"]["Memory"] == memory
