@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +47,17 @@ def staging(engine: object) -> Deployment:
 
 
 @pytest.fixture(scope="session")
-def production(store: ForeignStore) -> Deployment:
+def bundles() -> Iterator[Path]:
+    """Where production keeps what opens its backups; its inventory names the folder."""
+    folder = Path("/var/tmp/n8n-test-production-bundles")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def production(store: ForeignStore, bundles: Path) -> Deployment:
     return StoredElsewhere(
         PRODUCTION, HERE / "production", port_base=18640, domain=DOMAIN, variables=store.variables()
     )

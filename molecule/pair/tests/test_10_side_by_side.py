@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,11 +92,23 @@ def test_a_secret_that_nobody_has_given_is_named(staging: Deployment) -> None:
     )
 
 
-def refused(deployment: Deployment, named: str, **variables: str) -> None:
+def refused(deployment: Deployment, named: str, **variables: Any) -> None:
     run = deployment.run("site", **variables)
     assert run.rc != 0, "accepted"
     assert named in "\n".join(run.failures())
     assert run.changed == 0, run.changed_tasks()
+
+
+def test_what_opens_productions_backups_lies_elsewhere_and_is_nobodys_to_read(
+    production: Deployment, bundles: Path
+) -> None:
+    refused(production, "production needs backup_bundle_recipients", backup_bundle_recipients=[])
+    refused(production, "production needs backup_bundle_destination", backup_bundle_destination="")
+    run = production.run("backup", backup_type="full")
+    assert run.rc == 0, run.failures()
+    newest = max(bundles.rglob("*.age"), key=lambda path: path.stat().st_mtime)
+    assert newest.read_bytes().startswith(b"age-encryption.org/")
+    assert newest.stat().st_mode & 0o777 == 0o600
 
 
 def test_where_there_is_no_systemd_cron_calls_what_is_due(production: Deployment, cron_file: Path) -> None:
