@@ -54,9 +54,13 @@ def test_the_python_lock_has_hashes_and_no_address(name: str) -> None:
 
 def test_continuous_integration_runs_what_the_readme_names() -> None:
     (job,) = load(ROOT / ".github/workflows/ci.yml")["jobs"].values()
-    assert job["steps"][-1]["run"] == "sudo .ci/run"
+    tests = {step["if"]: step["run"] for step in job["steps"][-2:]}
+    assert tests == {
+        "github.event_name != 'schedule'": "sudo .ci/run",
+        "github.event_name == 'schedule'": "sudo make test-nightly",
+    }
     if job["runs-on"].startswith("ubuntu"):  # without an archive of Debian's in its own sources
-        before = job["steps"][-2]
+        before = job["steps"][-3]
         assert before["env"] == {"DEBIAN_MIRROR": "${{ vars.DEBIAN_MIRROR }}"}
         assert before["run"].splitlines()[-1] == "sudo --preserve-env=DEBIAN_MIRROR .ci/debian-archive"
     command = text_of(ROOT / ".ci/run").splitlines()[-1]
@@ -80,6 +84,13 @@ def test_molecule_runs_the_tests_of_every_deployment(tmp_path: Path) -> None:
     found = set(re.findall(r"^(molecule/\S+\.py)::", done.stdout, re.MULTILINE))
     names = {str(path.relative_to(ROOT)) for path in repository_files()}
     assert found == {name for name in names if re.fullmatch(r"molecule/.*/test_\w+\.py", name)}
+
+
+def test_continuous_integration_waits_until_a_run_stops_by_itself() -> None:
+    (job,) = load(ROOT / ".github/workflows/ci.yml")["jobs"].values()
+    nightly, usual = (int(minutes) for minutes in re.findall(r"\d+", job["timeout-minutes"]))
+    limits = re.findall(r"limit_seconds=\$\(\((\d+) \* 60\)\)", text_of(ROOT / "bin/test"))
+    assert [int(limit) + 10 for limit in limits] <= [usual, nightly]
 
 
 def test_the_npm_locks_record_no_registry() -> None:
