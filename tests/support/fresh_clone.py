@@ -15,6 +15,10 @@ from tests.support.nested_host import NestedHost, created
 
 HOME = "/home/deploy"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+# Enough for an environment whose images the host builds itself, with what is needed meanwhile.
+DEPLOYMENT_GB = 40
+# What the report of `make up` and `make verify` begins with.
+HEALTHY = "Environment local on localhost: healthy"
 
 
 @contextmanager
@@ -46,3 +50,13 @@ def operator(host: NestedHost, command: str, **environment: str) -> tuple[int, s
         ["sh", "-c", command], user="deploy", workdir=HOME, environment=environment, demux=True
     )
     return code, (output or b"").decode(), (messages or b"").decode()
+
+
+def make(host: NestedHost, target: str) -> str:
+    """What `make <target>` says, which has to succeed; Ansible reads the password for sudo from a file."""
+    file = f"{HOME}/password"
+    host.put(file, (host.directory / "password").read_bytes(), owner=1000)
+    command = f"cd platform && make {target}"
+    code, output, messages = operator(host, command, ANSIBLE_BECOME_PASSWORD_FILE=file)
+    assert code == 0, output[-6000:] + messages[-2000:]
+    return output

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.support.fresh_clone import HOME, fresh_clone, operator
+from tests.support.depth import nightly
+from tests.support.fresh_clone import DEPLOYMENT_GB, HEALTHY, HOME, fresh_clone, make, operator
 from tests.support.nested_host import NestedHost
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NestedHost]:
-    with fresh_clone(tmp_path_factory.mktemp("clone")) as host:
+# One for each test: they all have the same name.
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[NestedHost]:
+    with fresh_clone(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def spacious(tmp_path: Path) -> Iterator[NestedHost]:
+    with fresh_clone(tmp_path, DEPLOYMENT_GB) as host:
         yield host
 
 
@@ -30,3 +39,11 @@ def test_one_command_makes_the_environment_with_sudo_and_a_word(fresh: NestedHos
     assert version.startswith("ansible-playbook [core 2.19.")
     assert f"config file = {HOME}/platform/ansible.cfg" in version
     assert operator(fresh, "cd platform && make venv") == (0, "", "")
+
+
+@nightly("seven minutes, all images built, 40 GB of disk")
+def test_one_command_ends_in_an_environment_that_works(spacious: NestedHost) -> None:
+    assert spacious.inside("command -v docker dockerd")[0] != 0
+    for target in ("up", "verify"):
+        said = make(spacious, target)
+        assert HEALTHY in said, (target, said[-3000:])
