@@ -1,6 +1,7 @@
 """What every container may do: CIS Docker Benchmark section 5, read off `docker inspect`."""
 
 import re
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -160,6 +161,18 @@ def test_a_runner_reaches_its_own_worker_only(inspected: dict[str, Inspected]) -
             ]
 
 
+def test_databases_secrets_and_users_code_have_no_way_out(
+    core: Deployment, inspected: dict[str, Inspected]
+) -> None:
+    slots = [f"slot-{name.rpartition('-')[2]}" for name in inspected if name.startswith("n8n-runner-")]
+    assert slots
+    networks = {
+        name: core.engine.networks.get(f"{core.project}_{name}").attrs["Internal"]
+        for name in ("data", "secrets", *slots, "egress")
+    }
+    assert networks == {**dict.fromkeys(networks, True), "egress": False}
+
+
 def test_limits_are_those_of_the_release(core: Deployment, inspected: dict[str, Inspected]) -> None:
     release = yaml.safe_load((core.data_root / "releases/current/compose.yaml").read_text(encoding="utf-8"))
 
@@ -214,3 +227,15 @@ def test_owners_and_modes_of_the_volumes(core: Deployment) -> None:
     }
     # Nobody but root gets as far as a volume.
     assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_secret_file_is_for_its_service_alone(core: Deployment, inspected: dict[str, Inspected]) -> None:
+    root = core.data_root / "secrets"
+    users = {service: container["Config"]["User"] for service, container in inspected.items()}
+    stats = {str(path.relative_to(root)): path.lstat() for path in root.glob("*/*")}
+    found = {name: (f"{s.st_uid}:{s.st_gid}", s.st_mode) for name, s in stats.items()}
+    assert {"host/n8n_owner_password", "n8n-main/n8n_encryption_key", "traefik/traefik_tls.key"} <= set(found)
+    assert found == {
+        name: ({**users, "host": "0:0"}[name.partition("/")[0]], stat.S_IFREG | 0o400) for name in found
+    }
+    assert {path.stat().st_mode & 0o7777 for path in (root, *root.iterdir())} == {0o700}

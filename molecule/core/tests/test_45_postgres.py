@@ -49,6 +49,20 @@ def test_passwords_are_kept_as_scram_only(core: Deployment) -> None:
     assert "n8n" in kept
 
 
+# Whichever of n8n's processes begins an execution.
+BEGUN = (
+    "SELECT coalesce(sum(calls), 0) FROM pg_stat_statements WHERE query LIKE 'INSERT INTO%execution_entity%'"
+)
+
+
+def test_pages_have_checksums_and_statements_are_counted(core: Deployment) -> None:
+    assert core.sql("SHOW data_checksums") == [["on"]]
+    ((before,),) = core.sql(BEGUN)
+    assert core.smoke()[0] == 200
+    ((after,),) = core.sql(BEGUN)
+    assert int(after) > int(before)
+
+
 UNITS = {"kB": 1, "MB": 1024, "GB": 1024**2, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000}
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import yaml
 
 from tests.support.deployment import Deployment, wait_until
 from tests.support.n8n_rest import Editor, node, webhook
@@ -176,17 +177,44 @@ def test_unknown_names_and_plain_http(core: Deployment, edge: Edge) -> None:
     )
 
 
-def test_headers_of_the_editor_and_of_its_assets(edge: Edge) -> None:
+# Of every answer, and of those that no workflow makes; None: it is taken off.
+OF_ALL = {
+    "Strict-Transport-Security": "max-age=31536000; includeSubDomains",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "strict-origin-when-cross-origin",
+    "Server": None,
+    "X-Powered-By": None,
+}
+OF_CLOSED = {
+    **OF_ALL,
+    "X-Frame-Options": "SAMEORIGIN",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin-allow-popups",
+    "X-Robots-Tag": "noindex, nofollow",
+}
+EDITOR_CSP = yaml.safe_load((ROOT / "roles/traefik/defaults/main.yml").read_text())["traefik_operator_csp"]
+
+
+@pytest.mark.parametrize(
+    ("path", "promised"),
+    [
+        ("/", {**OF_CLOSED, "Content-Security-Policy": EDITOR_CSP}),
+        (
+            "/api/v1/workflows",
+            {**OF_CLOSED, "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"},
+        ),
+        ("/webhook/no-such-one", OF_ALL),
+    ],
+    ids=["operator", "api", "public"],
+)
+def test_headers_of_each_class(edge: Edge, path: str, promised: dict[str, str | None]) -> None:
+    answer = edge.ask("GET", path, headers=edge.login)
+    assert {name: answer.headers[name] for name in promised} == promised
+
+
+def test_assets_are_kept_for_long_and_what_is_missing_is_not(edge: Edge) -> None:
     page = edge.ask("GET", "/", headers=edge.login)
     assert page.status == 200
-    for name in (
-        "Strict-Transport-Security",
-        "Content-Security-Policy",
-        "X-Frame-Options",
-        "Permissions-Policy",
-    ):
-        assert page.headers[name], name
-    assert page.headers["Server"] is None and page.headers["X-Powered-By"] is None
     body: bytes = page.body  # type: ignore[attr-defined]
     asset = next(part.split(b'"')[0].decode() for part in body.split(b'src="')[1:] if b"assets/" in part[:40])
     found = edge.ask("GET", "/" + asset.lstrip("/"), headers=edge.login)

@@ -410,7 +410,7 @@ def test_files_outside_the_allowed_folder_are_refused(core: Deployment, editor: 
             file.unlink()
 
 
-@pytest.mark.parametrize("kind", ["executeCommand", "ssh", "git"])
+@pytest.mark.parametrize("kind", ["executeCommand", "localFileTrigger", "ssh", "git"])
 def test_excluded_nodes_neither_run_nor_get_published(editor: Editor, kind: str) -> None:
     excluded = node("Excluded", kind, command="id")
     with (

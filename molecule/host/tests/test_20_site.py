@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
+import shlex
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,27 @@ EDGE = {28540, 28543}
 PORTS_OF_SERVICES = {"postgres-n8n": 5432, "redis-queue": 6379, "n8n-main": 5678, "openbao": 8200}
 # What is promised for a database of 5 GB; this one is small.
 RECOVERY_SECONDS = 30 * 60
+# Folders of the volumes that a workflow's files are in, and where main sees them.
+OF_WORKFLOWS = {"n8n-home": "/home/node/.n8n", "n8n-data": "/data", "n8n-scripts": "/root/.n8n/scripts"}
+
+# Says by name which values of the secret files below argv[1] were looked for, and which stand below /var/log or in the
+# journal with all of its fields. In a file of several lines a value is what is too long for a word of a configuration.
+SEARCH = r"""
+import json, pathlib, re, subprocess, sys
+
+values = {}
+for path in pathlib.Path(sys.argv[1]).glob("*/*"):
+    if path.suffix in (".crt", ".ca"):
+        continue
+    lines = path.read_bytes().split(b"\n")
+    parts = lines if len(lines) == 1 else re.findall(rb"[A-Za-z0-9]{20,}", b" ".join(lines))
+    values.setdefault(path.name, set()).update(part for part in parts if len(part) >= 12)
+said = subprocess.run(["journalctl", "--all", "--output=export"], capture_output=True, check=True).stdout
+assert b"Invoked with" in said, "the journal has no arguments of modules"
+texts = [said, *(path.read_bytes() for path in pathlib.Path("/var/log").rglob("*") if path.is_file())]
+found = [name for name in values if any(value in text for value in values[name] for text in texts)]
+print(json.dumps([[name for name in values if values[name]], found]))
+"""
 
 
 def succeeds(host, playbook: str, **extra):
@@ -117,6 +140,24 @@ def test_nothing_that_opens_a_bundle_is_left_on_it(served, off_site: OffSite) ->
     )
 
 
+def secrets_in_logs(host) -> tuple[list[str], list[str]]:
+    """Names of the secrets that were looked for in the host's logs, and of those that were found."""
+    code, output = host.inside(shlex.join(["python3", "-c", SEARCH, f"{host.data_root}/secrets"]))
+    assert code == 0, output
+    searched, found = json.loads(output)
+    return searched, found
+
+
+def test_no_secret_of_its_services_is_in_its_logs(served) -> None:
+    control = "/var/log/control"
+    served.inside(f"cp {served.data_root}/secrets/host/n8n_owner_password {control}")
+    searched, found = secrets_in_logs(served)
+    assert found == ["n8n_owner_password"], "the search finds what is there, and nothing else is"
+    assert {"n8n_encryption_key", "pgbackrest_n8n", "redis_queue_acl", "traefik_tls.key"} <= set(searched)
+    assert served.inside(f"rm {control}")[0] == 0
+    assert secrets_in_logs(served)[1] == []
+
+
 def test_the_owner_logs_in_and_a_credential_opens(served, lost: Lost) -> None:
     owner = Owner(served)
     _, credential = owner.ask("GET", f"/rest/credentials/{lost.credential}?includeData=true")
@@ -152,6 +193,24 @@ def test_every_job_of_its_schedule_ends_well(served) -> None:
         job: served.inside(f"tail -n 20 {state}/schedule/{job}.log")[1] for job, rc in ended().items() if rc
     }
     assert failed == {}
+
+
+def test_a_host_that_has_data_is_not_recovered_again(served, off_site: OffSite) -> None:
+    def held_by_it() -> tuple[str, dict[str, tuple[str, str]]]:
+        files = "find bin config releases secrets -type f -print0 | sort -z | xargs -0 sha256sum"
+        code, sums = served.inside(f"cd {served.data_root} && {files}")
+        assert code == 0, sums
+        return sums, served.fingerprint()
+
+    before = held_by_it()
+    done = recover(served, off_site, off_site.passphrase_file)
+    assert done.returncode != 0
+    # Ansible breaks long lines of an error.
+    said = " ".join((done.stdout + done.stderr).split())
+    assert f"{served.name} must have no data on this host" in said, done.stdout[-4000:]
+    assert held_by_it() == before
+    assert served.inside(f"test -e {served.data_root}/state/recovery")[0] != 0
+    assert served.smoke()[0] == 200
 
 
 def test_a_second_run_changes_nothing(served) -> None:
@@ -206,10 +265,15 @@ def test_stopped_it_answers_for_maintenance(served) -> None:
 
 def test_a_reboot_brings_everything_back(served) -> None:
     before = {service: ident for service, (ident, _) in served.fingerprint().items()}
+    word = secrets.token_hex(8)
+    for folder in OF_WORKFLOWS:
+        served.put(f"{served.data_root}/volumes/{folder}/kept.txt", word.encode(), owner=1000)
     served.machine.restart(timeout=60)
     served.wait_for_ssh()
     wait_until(lambda: answers(served), "n8n after a reboot", 180, every=2)
     assert {service: ident for service, (ident, _) in served.fingerprint().items()} == before
+    for folder in OF_WORKFLOWS.values():
+        assert served.execute("n8n-main", ["cat", f"{folder}/kept.txt"]) == word, folder
     assert served.inside(f"systemctl is-active {served.project}-due.timer")[0] == 0
     assert f"N8N-{served.name.upper()}" in served.inside("iptables -S DOCKER-USER")[1]
     wait_until(lambda: unhealthy(served) == [], "all containers to be healthy", 120, every=2)
