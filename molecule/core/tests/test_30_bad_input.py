@@ -54,7 +54,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
     ),
     "an unpinned image": ({"container_images_source": "upstream"}, ("has no digest (platform_versions.",)),
-    "n8n's own variables": (
+    "n8n's own variables, and more pools than Postgres has connections for": (
         {
             "n8n_environment_extra": {
                 "N8N_RUNNERS_MOD": "external",
@@ -62,7 +62,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
                 "NODES_EXCLUDE": "[n8n-nodes-base.git",
                 "EXECUTIONS_DATA_PRUNE_MAX_AGE": "168",
                 "EXECUTIONS_DATA_SAVE_ON_SUCCESS": "true",
-            }
+            },
+            "n8n_postgres_pool_size": 50,
         },
         (
             "N8N_RUNNERS_MOD: n8n 2.41.1 does not know it; did you mean N8N_RUNNERS_MODE?",
@@ -70,11 +71,9 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "NODES_EXCLUDE: the value must be a JSON list",
             "EXECUTIONS_DATA_PRUNE_MAX_AGE: n8n has no use for it here; use EXECUTIONS_DATA_MAX_AGE",
             "EXECUTIONS_DATA_SAVE_ON_SUCCESS: 'true' is none of all, none",
+            "with n8n_postgres_pool_size 50 take up to",
+            "connections, Postgres has 90 for them",
         ),
-    ),
-    "pools that Postgres has no connections for": (
-        {"n8n_postgres_pool_size": 50},
-        ("with n8n_postgres_pool_size 50 take up to", "connections; Postgres has 90 for them"),
     ),
     "alarms that nobody would get": (
         {"backup_mail_to": ["somebody@example.org"], "backup_mail_password": ""},
