@@ -7,7 +7,7 @@ from bench.samples import save
 from tests.support.deployment import Deployment
 
 
-def measure(deployment: Deployment, form: str) -> None:
+def measure(deployment: Deployment, form: str, subject: str = "memory") -> None:
     used = {service: memory_mb(container) for service, container in sorted(deployment.containers().items())}
-    save("memory", form, {"idle": [used]}, unit="MiB")
+    save(subject, form, {"idle": [used]}, unit="MiB")
     print(f"{sum(used.values()):.0f} MiB in {len(used)} containers: {used}", flush=True)

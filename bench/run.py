@@ -4,10 +4,12 @@
 
 What stands in the way of honest figures is a machine with other work: `load` is kept beside each sample, ways are
 interleaved, and counts (CPU seconds, transactions, bytes) are worth more than seconds.
-`restore` and `fresh` need the engine only; the others need the environments of bench/inventories, deployed:
+`restore` and `fresh` need the engine only, `memory-small` bench-small, the others bench-tuned and bench-untuned, which
+are deployed from bench/inventories:
 
     .venv/bin/ansible-playbook -i bench/inventories/bench-tuned playbooks/site.yml
     .venv/bin/ansible-playbook -i bench/inventories/bench-untuned playbooks/site.yml
+    .venv/bin/ansible-playbook -i bench/inventories/bench-small playbooks/site.yml
 
 Without a subject: all of them, and the page at the end.
 """
@@ -24,10 +26,12 @@ from tests.support.deployment import Deployment
 
 TUNED = Deployment("bench-tuned", ROOT / "bench/inventories/bench-tuned", 27440)
 UNTUNED = Deployment("bench-untuned", ROOT / "bench/inventories/bench-untuned", 27640)
+SMALL = Deployment("bench-small", ROOT / "bench/inventories/bench-small", 27840)
 
 # Each is handed whether the long form is wanted.
 SUBJECTS: dict[str, Callable[[str, bool], None]] = {
     "memory": lambda form, _: memory.measure(TUNED, form),
+    "memory-small": lambda form, _: memory.measure(SMALL, form, "memory-small"),
     "fresh": lambda form, _: fresh.measure(form),
     "start": lambda form, long: start.measure(TUNED, form, rounds=5 if long else 1),
     "site": lambda form, long: site.measure(TUNED, form, rounds=10 if long else 2),
