@@ -9,5 +9,6 @@ from tests.support.deployment import Deployment
 
 def measure(deployment: Deployment, form: str, subject: str = "memory") -> None:
     used = {service: memory_mb(container) for service, container in sorted(deployment.containers().items())}
+    assert used, f"{deployment.name} is not deployed"
     save(subject, form, {"idle": [used]}, unit="MiB")
     print(f"{sum(used.values()):.0f} MiB in {len(used)} containers: {used}", flush=True)

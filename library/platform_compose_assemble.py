@@ -57,10 +57,6 @@ options:
       so that
       a new version recreates its consumers. A file that is not there yet counts as empty.
     type: path
-  isolated:
-    description: Whether the host itself is out of reach of internal networks, too.
-    type: bool
-    default: false
   keep:
     description: How many different releases are kept, the current one included.
     type: int
@@ -143,7 +139,6 @@ def build_spec() -> dict[str, Any]:
         "config_root": {"type": "path"},
         "bind_roots": {"type": "list", "elements": "str", "required": True},
         "secret_versions_file": {"type": "path", "no_log": False},
-        "isolated": {"type": "bool", "default": False},
         "keep": {"type": "int", "default": 5},
         "check": {"type": "bool", "default": True},
         "engine_socket": {"type": "path", "default": "/var/run/docker.sock"},
@@ -161,7 +156,6 @@ class Manager:
             secrets_root=params["secrets_root"],
             bind_roots=params["bind_roots"],
             secret_versions=_read_versions(params["secret_versions_file"]),
-            isolated=params["isolated"],
         )
         self.params = params
         self.docker = docker

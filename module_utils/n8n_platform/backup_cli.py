@@ -1,10 +1,10 @@
 """Backups of one environment: run, prune, verify, watch, info, list, notify.
 
-Exit codes: 0 done (or nothing due), 1 failed: no backup was made, 2 wrong use or definition, 3 the backup is complete
-here but not in the bucket, or its key bundle not at its destination, 4 something is damaged, 5 the newest backup,
-its copy off-site or the last drill is too old, no recent set has a key bundle, write-ahead log is not archived, or a
-restore has kept backups from running for hours, 6 old sets not removed, 10 not enough space, 11 somebody else holds
-the lock, 12 a key is missing or wrong, 13 a restore is in progress, 130 interrupted.
+Exit codes: 0 done (or nothing due), 1 failed: no backup was made or no message delivered, 2 wrong use or definition,
+3 the backup is complete here but not in the bucket, or its key bundle not at its destination, 4 something is damaged,
+5 the newest backup, its copy off-site or the last drill is too old, no recent set has a key bundle, write-ahead log is
+not archived, or a restore has kept backups from running for hours, 6 old sets not removed, 10 not enough space,
+11 somebody else holds the lock, 12 a key is missing or wrong, 13 a restore is in progress, 130 interrupted.
 """
 
 from __future__ import annotations

@@ -20,23 +20,19 @@ from ansible.module_utils.n8n_platform.compose_policy import (
     check_service,
 )
 
-_NO_ADDRESS = "com.docker.network.bridge.inhibit_ipv4"
 _CERTIFICATE_PARTS = (".crt", ".key", ".ca")
 _SIZE = re.compile(r"size=(\d+)([kmg]?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """secret_versions: {secret's name: version in the store}; bind_roots: where bind mounts may come from;
-    isolated: the host itself is out of reach of internal networks, too.
-    """
+    """secret_versions: {secret's name: version in the store}; bind_roots: where bind mounts may come from."""
 
     project: str
     environment: str
     secrets_root: str
     bind_roots: list[str]
     secret_versions: dict[str, Any] = field(default_factory=dict)
-    isolated: bool = False
 
 
 def assemble(contributions: list[dict[str, Any]], settings: Settings) -> dict[str, Any]:
@@ -211,9 +207,6 @@ def _network(contributed: dict[str, Any] | None, settings: Settings) -> dict[str
     network = (
         {key: _literal(contributed[key]) for key in NETWORK_KEYS if key in contributed} if contributed else {}
     )
-    if settings.isolated and network.get("internal"):
-        # Else the host has an address there, at which all that listens everywhere answers.
-        network["driver_opts"] = {**network.get("driver_opts", {}), _NO_ADDRESS: "true"}
     # Compose does not notice that a network's definition has changed; this label lets us tell.
     definition = hashlib.sha256(json.dumps(network, sort_keys=True).encode()).hexdigest()[:12]
     own = {LABEL + "definition": definition, LABEL + "environment": settings.environment}

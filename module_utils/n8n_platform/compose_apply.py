@@ -84,12 +84,15 @@ class Project:
         Those of another configuration are left out: that they differ is said already.
         """
         hashes = self._compose.config_hashes()
-        inspected = {
+        looked_at = {
             name: self._engine.inspect(container["Id"])
             for name, container in self._containers().items()
             if container["State"] == "running"
-            and container["Labels"].get(CONFIG_HASH_LABEL) == hashes.get(name)
+            and name in hashes
+            and container["Labels"].get(CONFIG_HASH_LABEL) == hashes[name]
         }
+        # One that has ended meanwhile has no ports.
+        inspected = {name: found for name, found in looked_at.items() if found["State"]["Running"]}
         model = self._compose.model()
         references = {model["services"][name]["image"] for name in inspected}
         return drift(model, inspected, {each: self._engine.image_id(each) for each in references})

@@ -81,6 +81,7 @@ def test_on_day_eight_and_day_thirty_one_goes_what_no_kept_set_needs(lab: Postgr
         make(lab, clock, day, type_) for day, type_ in ((0, "full"), (0.5, "incr"), (1, "full"))
     )
     third = make(lab, clock, 2, "full")
+    early, rows_then = clock.set(2.2), lab.sql("SELECT count(*) FROM rows")
 
     def prune(day: float, days: int, dry_run: bool) -> list[str]:
         retention = {"local_days": days, "offsite_days": days, "minimum_sets": 2}
@@ -101,7 +102,10 @@ def test_on_day_eight_and_day_thirty_one_goes_what_no_kept_set_needs(lab: Postgr
     assert sets(lab) == [third, fourth]
     assert ITEM.verify(lab.context()) == []
     expected = lab.sql("SELECT count(*) FROM rows")
-    lab.restore(label=third)
+    # A moment near the beginning of what is left, then the newest again, which lies on the timeline from before.
+    lab.restore(time=early, timeline="1")
+    assert lab.sql("SELECT count(*) FROM rows") == rows_then != expected
+    lab.restore(label=third, timeline="1")
     assert lab.sql("SELECT count(*) FROM rows") == expected
 
 

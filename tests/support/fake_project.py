@@ -78,7 +78,8 @@ class FakeProject:
     def inspect(self, container: str) -> dict[str, Any]:
         log = [{"Output": "no answer on port 5678"}]
         found = self.inspected.get(container, {})
-        return {**found, "State": {"ExitCode": self.exit_codes.get(container, 0), "Health": {"Log": log}}}
+        state = {"Running": True, "ExitCode": self.exit_codes.get(container, 0), "Health": {"Log": log}}
+        return {**found, "State": state | found.get("State", {})}
 
     def image_id(self, reference: str) -> str:
         return f"id of {reference}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 from typing import Any
 
@@ -105,16 +104,6 @@ def test_a_networks_definition_is_told_by_its_label() -> None:
         return labels["io.n8n-platform.definition"]
 
     assert label({"internal": True}) == label({"internal": True}) != label({"internal": False})
-
-
-def test_the_host_has_no_address_in_the_internal_networks_of_an_isolated_copy() -> None:
-    option = "com.docker.network.bridge.inhibit_ipv4"
-    own = {"driver_opts": {"com.docker.network.bridge.enable_icc": "false"}}
-    given = [contribution(networks={"data": {"internal": True, **own}, "entry": own})]
-    copy_of_it = compose.assemble(given, dataclasses.replace(SETTINGS, isolated=True))["networks"]
-    assert copy_of_it["data"]["driver_opts"] == {**own["driver_opts"], option: "true"}
-    assert copy_of_it["entry"]["driver_opts"] == own["driver_opts"]
-    assert option not in str(compose.assemble(given, SETTINGS))
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ def manager(root: Path, docker: str | None = None, keep: int = 5, **service: Any
         "secret_versions_file": str(root / "versions.json"),
         "bind_roots": [str(root)],
         "keep": keep,
-        "isolated": False,
         "engine_socket": "/nonexistent",
     }
     (root / "releases").mkdir(exist_ok=True)

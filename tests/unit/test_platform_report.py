@@ -19,9 +19,12 @@ IMPORT = "to be imported by browsers and clients"
     ("inputs", "expected"),
     [
         ({}, f"Certificate authority, {IMPORT}: /srv/n8n/ca.crt"),
-        (OWN, "Certificate of your own; there is no authority to import"),
+        (OWN, "Certificate of your own; traefik_tls_ca_file names no authority to import"),
         (OWN | AUTHORITY, f"Certificate of your own; its authority, {IMPORT}: /etc/ssl/company.pem"),
-        (ACME, "Certificate by ACME from https://acme.example/directory; there is no authority to import"),
+        (
+            ACME,
+            "Certificate by ACME from https://acme.example/directory; traefik_tls_ca_file names no authority to import",
+        ),
         (
             ACME | AUTHORITY,
             f"Certificate by ACME from https://acme.example/directory; its authority, {IMPORT}: /etc/ssl/company.pem",

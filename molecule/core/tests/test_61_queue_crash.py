@@ -14,9 +14,8 @@ from tests.support.deployment import Deployment, wait_until
 
 KEY = "bull:test-crash:wait"
 WRITING_SECONDS = 5.0
-# What is written outlives the process, synchronised or not. Redis holds it back only where the disk needs longer than
-# the second between two synchronisations.
-LOSS_SECONDS = 1.0
+# The append-only file is synchronised once a second; while the disk is slow, writing it may wait for two.
+LOSS_SECONDS = 2.0
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def line(core: Deployment) -> Iterator[socket.socket]:
     core.redis("DEL", KEY)
 
 
-def test_a_killed_process_costs_it_less_than_a_second(core: Deployment, line: socket.socket) -> None:
+def test_a_killed_process_costs_it_two_seconds_at_most(core: Deployment, line: socket.socket) -> None:
     queue = core.containers()["redis-queue"]
     killer = Thread(target=queue.kill)
     acknowledged: list[float] = []
@@ -53,5 +52,5 @@ def test_a_killed_process_costs_it_less_than_a_second(core: Deployment, line: so
     kept = core.redis("LRANGE", KEY, "0", "-1").split()
     assert kept and kept == [str(number) for number in range(len(kept))]
     lost = acknowledged[len(kept) :]
-    assert not lost or acknowledged[-1] - lost[0] < LOSS_SECONDS, f"{len(lost)} of {len(acknowledged)}"
+    assert not lost or acknowledged[-1] - lost[0] <= LOSS_SECONDS, f"{len(lost)} of {len(acknowledged)}"
     wait_until(lambda: core.smoke()[0] == 200, "n8n to use the queue again", 120)

@@ -27,7 +27,7 @@ class StoredElsewhere(Deployment):
     variables: dict[str, str] = field(default_factory=dict)
 
     def run(self, playbook: str, *, check: bool = False, **extra: Any) -> Run:
-        return super().run(playbook, check=check, **self.variables, **extra)
+        return super().run(playbook, check=check, **{**self.variables, **extra})
 
 
 @pytest.fixture(scope="session")

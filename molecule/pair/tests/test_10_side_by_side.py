@@ -47,6 +47,10 @@ def test_one_has_its_secrets_in_a_store_that_others_run(production: Deployment, 
     kept = store.bao(f"bao kv get -field=value kv/{production.name}/n8n_encryption_key")
     assert kept.strip() == production.secret("n8n-main", "n8n_encryption_key")
     before = production.fingerprint()
+    nowhere = "https://127.0.0.1:9"
+    refused(
+        production, f"secrets_openbao_address: the secret store {nowhere}: ", secrets_openbao_address=nowhere
+    )
     store.seal()
     try:
         refused(production, f"secrets_openbao_address: the secret store {store.address} is sealed")
