@@ -111,9 +111,7 @@ def site(record: Record) -> list[str]:
 
 
 def memory(record: Record) -> list[str]:
-    [used] = record["samples"]["idle"]
-    total = sum(used.values())
-    charts.bars("memory", "Memory of each container, idle (MiB)", {"MiB": used}, "{:.0f}")
+    used, total = idle_memory(record, "Memory of each container, idle (MiB)")
     return [
         "## Memory of an idle environment",
         f"\n{len(used)} containers with five slots and two webhook processors; usage of each cgroup less "
@@ -125,11 +123,7 @@ def memory(record: Record) -> list[str]:
 
 
 def memory_small(record: Record) -> list[str]:
-    [used] = record["samples"]["idle"]
-    total = sum(used.values())
-    charts.bars(
-        "memory-small", "Memory of each container, profile small, idle (MiB)", {"MiB": used}, "{:.0f}"
-    )
+    used, total = idle_memory(record, "Memory of each container, profile small, idle (MiB)")
     return [
         "## Memory of profile small",
         f"\nThe same for a laptop with 8 GB: {len(used)} containers with two slots and one webhook processor: "
@@ -137,6 +131,13 @@ def memory_small(record: Record) -> list[str]:
         goal("1.57 GiB, the design's baseline", total <= 1.57 * 1024),
         *image("memory-small", "Memory of each container of profile small"),
     ]
+
+
+def idle_memory(record: Record, title: str) -> tuple[Sample, float]:
+    """MiB by container, drawn, and their sum."""
+    [used] = record["samples"]["idle"]
+    charts.bars(record["subject"], title, {"MiB": used}, "{:.0f}")
+    return used, sum(used.values())
 
 
 def start(record: Record) -> list[str]:

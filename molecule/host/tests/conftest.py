@@ -50,11 +50,9 @@ def served(
     lost: Lost, off_site: OffSite, registry: Registry, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[NestedHost]:
     """A bare host that gets the platform's images from a registry and has the inventory of the lost one."""
-    address = registry.address_in("bridge")
     host = NestedHost(
         tmp_path_factory.mktemp("served"),
-        container_images_registry=address,
-        docker_engine_daemon_options={"insecure-registries": [address]},
+        **images_from(registry),
         # The folder of the lost host's bundles is on this machine, to which the new one has no way.
         **{**off_site.inventory, "backup_bundle_destination": "/srv/bundles"},
     )
@@ -112,14 +110,7 @@ def upstream(
     """A bare host that takes upstream's images, and what this machine has built on that Debian, from a registry."""
     source = {"container_images_source": "upstream", "platform_versions": pinned}
     on_this_machine("publish", container_images_registry=registry.address, **source)
-    address = registry.address_in("bridge")
-    host = NestedHost(
-        tmp_path_factory.mktemp("upstream"),
-        container_images_registry=address,
-        docker_engine_daemon_options={"insecure-registries": [address]},
-        **source,
-    )
-    with created(host):
+    with created(NestedHost(tmp_path_factory.mktemp("upstream"), **images_from(registry), **source)) as host:
         yield host
 
 
@@ -150,6 +141,15 @@ def offline(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield host
     finally:
         network.remove()
+
+
+def images_from(registry: Registry) -> dict[str, Any]:
+    """What the inventory of a nested host says of a registry on this machine, which has no TLS."""
+    address = registry.address_in("bridge")
+    return {
+        "container_images_registry": address,
+        "docker_engine_daemon_options": {"insecure-registries": [address]},
+    }
 
 
 def on_this_machine(playbook: str, **extra: Any) -> None:
