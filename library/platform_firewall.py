@@ -10,10 +10,10 @@ description:
   - Keeps a chain of the project's own, called from C(DOCKER-USER). It lets pass what belongs to a known connection,
     what comes from the project's own bridges, and new connections to a published port that is listed. All else that
     goes to one of the project's bridges is dropped. Containers of others are not touched.
-  - The scope are the project's bridge networks that are not internal (the engine itself closes internal ones). They
-    are asked from the engine, so the module belongs after their creation and before a port is published.
-  - What comes from O(closed_subnet) does not reach the host itself, whose first address the engine gives every network,
-    internal ones as well.
+  - The scope are the project's bridge networks that are not internal (the engine itself closes internal ones to the
+    outside). They are asked from the engine, so the module belongs after their creation and before a port is published.
+  - What comes from an internal network of the project does not reach the host itself, to which the engine gives the
+    first address of every network.
   - Otherwise the host's own C(INPUT) is left alone unless O(manage_input) is true. Then the port of the running SSH
     connection is always among the open ones, and one atomic change opens and closes.
   - A host that has IPv6 addresses but no working C(ip6tables) is refused with O(manage_input).
@@ -34,7 +34,7 @@ options:
     elements: int
     default: []
   closed_subnet:
-    description: Addresses of networks whose containers have no business with the host; required unless O(state=absent).
+    description: Addresses of the internal networks that come and go; required unless O(state=absent).
     type: str
   manage_input:
     description: Also close the host's own ports but those of SSH, O(public_ports) and O(input_ports).
@@ -74,8 +74,13 @@ chain:
   description: Name of the project's chain.
   returned: always
   type: str
-bridges:
-  description: The interfaces that are guarded.
+guarded:
+  description: The interfaces to which only the edge's ports lead.
+  returned: always
+  type: list
+  elements: str
+internal:
+  description: The interfaces, but those of O(closed_subnet), from which the host itself is not reached.
   returned: always
   type: list
   elements: str
@@ -85,10 +90,11 @@ systemd:
   type: bool
 """
 
+import ipaddress
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.engine import PROJECT_LABEL, Engine
@@ -111,6 +117,13 @@ SYSTEMD = Path("/run/systemd/system")
 FAMILIES = {"ipv4": "iptables", "ipv6": "ip6tables"}
 HOOK = "DOCKER-USER"
 INPUT_COMMENT = "n8n-platform input:"
+
+
+class Bridges(NamedTuple):
+    """Interfaces of a project's networks."""
+
+    guarded: list[str]
+    internal: list[str]
 
 
 class FirewallProblem(Exception):
@@ -158,7 +171,7 @@ class Manager:
     """plan() lists what differs as {name, before, after}, apply() carries it out; both raise FirewallProblem."""
 
     def __init__(
-        self, params: dict[str, Any], tables: Tables, bridges: list[str], ssh_port: int | None
+        self, params: dict[str, Any], tables: Tables, bridges: Bridges, ssh_port: int | None
     ) -> None:
         self.params = params
         self.tables = tables
@@ -178,19 +191,16 @@ class Manager:
         chains = {}
         if self.present and family == "ipv4":
             jump = f'-m comment --comment "n8n-platform: {project}" -j {self.chain}'
-            rules = forward_rules(self.bridges, sorted(self.params["public_ports"]))
+            rules = forward_rules(self.bridges.guarded, sorted(self.params["public_ports"]))
             chains[self.chain] = (HOOK, jump, rules)
         if self.present and self.params["manage_input"]:
             jump = f'-m comment --comment "{INPUT_COMMENT} {project}" -j {self.chain}.IN'
-            chains[f"{self.chain}.IN"] = (
-                "INPUT",
-                jump,
-                input_rules(family, self.input_ports, self.params["closed_subnet"]),
-            )
+            chains[f"{self.chain}.IN"] = ("INPUT", jump, input_rules(family, self.input_ports))
         if self.present and family == "ipv4":
-            # Last, so that its call comes first: an environment that closes INPUT lets others' slots reach open ports.
+            # Last, so that its call comes first: an environment that closes INPUT leaves ports open to whoever asks.
             jump = f'-m comment --comment "n8n-platform gateway: {project}" -j {self.chain}.GW'
-            chains[f"{self.chain}.GW"] = ("INPUT", jump, gateway_rules(self.params["closed_subnet"]))
+            rules = gateway_rules(self.params["closed_subnet"], self.bridges.internal)
+            chains[f"{self.chain}.GW"] = ("INPUT", jump, rules)
         return chains
 
     def plan(self) -> list[dict[str, str]]:
@@ -321,14 +331,18 @@ def _ends_the_way(rule: str) -> bool:
     return rule == "-j RETURN" or INPUT_COMMENT in rule
 
 
-def guarded_bridges(engine: Engine, project: str) -> list[str]:
-    """Interfaces of the project's bridge networks that reach the outside."""
-    networks = engine.networks({PROJECT_LABEL: project})
-    return sorted(
-        (network.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
-        for network in networks
-        if network["Driver"] == "bridge" and not network["Internal"]
-    )
+def project_bridges(engine: Engine, project: str, closed_subnet: str) -> Bridges:
+    """Those within `closed_subnet` are left out: they are closed by their addresses, whether they are there or not."""
+    closed = ipaddress.ip_network(closed_subnet)
+    names: dict[bool, list[str]] = {False: [], True: []}
+    for network in engine.networks({PROJECT_LABEL: project}):
+        subnets = [ipaddress.ip_network(part["Subnet"]) for part in network["IPAM"]["Config"] or []]
+        within = any(subnet.version == closed.version and subnet.overlaps(closed) for subnet in subnets)
+        if network["Driver"] == "bridge" and not within:
+            options = network.get("Options") or {}
+            name = options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
+            names[network["Internal"]].append(name)
+    return Bridges(guarded=sorted(names[False]), internal=sorted(names[True]))
 
 
 def build_spec() -> dict[str, Any]:
@@ -349,14 +363,16 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     params = module.params
     present = params["state"] == "present"
     if present and module.check_mode and not Path(params["socket"]).exists():
-        return {"changed": True, "chain": chain_name(params["project"]), "bridges": []}
-    bridges = guarded_bridges(Engine(params["socket"]), params["project"]) if present else []
+        return {"changed": True, "chain": chain_name(params["project"]), "guarded": [], "internal": []}
+    bridges = Bridges([], [])
+    if present:
+        bridges = project_bridges(Engine(params["socket"]), params["project"], params["closed_subnet"])
     manager = Manager(params, Tables(), bridges, running_ssh_port())
     differences = manager.plan()
     if not module.check_mode:
         manager.apply()
     diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
-    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, "bridges": bridges}
+    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict()}
 
 
 def main() -> None:

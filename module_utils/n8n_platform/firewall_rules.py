@@ -30,12 +30,12 @@ def forward_rules(bridges: list[str], ports: list[int]) -> list[str]:
     ]
 
 
-def gateway_rules(subnet: str) -> list[str]:
+def gateway_rules(subnet: str, bridges: list[str]) -> list[str]:
     """What the host itself has asked for, its health checks among them, is answered."""
-    return [f"{KNOWN} -j RETURN", f"-s {subnet} -j DROP"]
+    return [f"{KNOWN} -j RETURN", f"-s {subnet} -j DROP", *(f"-i {bridge} -j DROP" for bridge in bridges)]
 
 
-def input_rules(family: str, ports: list[int], subnet: str) -> list[str]:
+def input_rules(family: str, ports: list[int]) -> list[str]:
     control = ["-p icmp -j ACCEPT"]
     if family == "ipv6":
         # Neighbour discovery and DHCPv6, without which the host loses its addresses.
@@ -43,7 +43,6 @@ def input_rules(family: str, ports: list[int], subnet: str) -> list[str]:
     return [
         f"{KNOWN} -j ACCEPT",
         "-i lo -j ACCEPT",
-        *([f"-s {subnet} -j DROP"] if family == "ipv4" else []),
         *control,
         *(f"-p tcp -m tcp --dport {port} -j ACCEPT" for port in ports),
         "-j DROP",

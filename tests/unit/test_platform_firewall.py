@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import platform_firewall
 import pytest
 from ansible.module_utils.n8n_platform import host_network
-from platform_firewall import FirewallProblem, Manager, Rules, Tables
+from platform_firewall import Bridges, FirewallProblem, Manager, Rules, Tables
 
 CLONE_NEWNET = 0x40000000
 SUBNET = "10.201.0.0/22"
@@ -94,12 +94,18 @@ def script(tmp_path: Path) -> Path:
 
 
 def manager(
-    tables: Tables, script: Path, bridges: list[str] | None = None, ssh: int | None = None, **params: Any
+    tables: Tables,
+    script: Path,
+    bridges: list[str] | None = None,
+    ssh: int | None = None,
+    internal: Sequence[str] = ("br-9",),
+    **params: Any,
 ) -> Manager:
     defaults = {name: option.get("default") for name, option in platform_firewall.build_spec().items()}
     own = {"project": "n8n-a", "public_ports": [8443], "closed_subnet": SUBNET}
     given = {**own, "restore_script": str(script), **params}
-    return Manager({**defaults, **given}, tables, ["br-1"] if bridges is None else bridges, ssh)
+    seen = Bridges(["br-1"] if bridges is None else bridges, list(internal))
+    return Manager({**defaults, **given}, tables, seen, ssh)
 
 
 def apply(*args: Any, **params: Any) -> list[str]:
@@ -184,13 +190,20 @@ def test_absent_leaves_what_was_there_before(tables: Tables, script: Path) -> No
     assert apply(tables, script, state="absent") == []
 
 
-def test_of_input_only_what_comes_from_the_slots_is_closed_unless_asked_for(
+def test_of_input_only_what_comes_from_internal_networks_is_closed_unless_asked_for(
     tables: Tables, script: Path
 ) -> None:
-    apply(tables, script)
+    apply(tables, script, internal=["br-8", "br-9"])
     assert chain(tables, "INPUT") == [GATEWAY_CALL] and chain(tables, "INPUT", "ipv6") == []
     known = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-    assert chain(tables, "N8N-A.GW") == [known, f"-s {SUBNET} -j DROP"]
+    assert chain(tables, "N8N-A.GW") == [
+        known,
+        f"-s {SUBNET} -j DROP",
+        "-i br-8 -j DROP",
+        "-i br-9 -j DROP",
+    ]
+    assert apply(tables, script, internal=["br-8"]) == ["iptables", "firewall.sh"]
+    assert chain(tables, "N8N-A.GW")[2:] == ["-i br-8 -j DROP"]
 
 
 def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Tables, script: Path) -> None:
@@ -204,8 +217,7 @@ def test_managed_input_opens_the_running_ssh_port_before_it_closes(tables: Table
         )
         assert "-i lo -j ACCEPT" in rules
         assert chain(tables, "INPUT", family)[-1] == INPUT_CALL
-    closed = chain(tables, "N8N-A.IN").index(f"-s {SUBNET} -j DROP")
-    assert closed < chain(tables, "N8N-A.IN").index("-p tcp -m tcp --dport 2222 -j ACCEPT")
+    assert chain(tables, "INPUT") == [GATEWAY_CALL, INPUT_CALL], "what is closed is asked first"
 
 
 def test_switching_managed_input_off_opens_it_again(tables: Tables, script: Path) -> None:
@@ -310,20 +322,25 @@ def test_the_ssh_port_is_found_behind_sudo(tmp_path: Path) -> None:
         os.killpg(shell.pid, 9)
 
 
-def test_bridges_are_those_that_reach_the_outside() -> None:
+def network(
+    letter: str, subnet: str, driver: str = "bridge", name: str = "", internal: bool = False
+) -> dict[str, Any]:
+    options = {"com.docker.network.bridge.name": name} if name else None
+    ipam = {"Config": [{"Subnet": subnet}] if subnet else None}
+    return {"Id": letter * 64, "Driver": driver, "Internal": internal, "Options": options, "IPAM": ipam}
+
+
+def test_bridges_are_those_that_reach_the_outside_and_those_that_do_not() -> None:
     class FakeEngine:
         def networks(self, labels: dict[str, str | None]) -> list[dict[str, Any]]:
             assert labels == {"com.docker.compose.project": "n8n-a"}
             return [
-                {"Id": "a" * 64, "Driver": "bridge", "Internal": False, "Options": None},
-                {"Id": "b" * 64, "Driver": "bridge", "Internal": True, "Options": {}},
-                {"Id": "c" * 64, "Driver": "overlay", "Internal": False, "Options": {}},
-                {
-                    "Id": "d" * 64,
-                    "Driver": "bridge",
-                    "Internal": False,
-                    "Options": {"com.docker.network.bridge.name": "edge0"},
-                },
+                network("a", "172.18.0.0/16"),
+                network("b", "172.19.0.0/16", internal=True),
+                network("c", "", driver="overlay"),
+                network("d", "fd00::/64", name="edge0"),
+                network("e", "10.201.0.16/28", internal=True),
             ]
 
-    assert platform_firewall.guarded_bridges(FakeEngine(), "n8n-a") == ["br-aaaaaaaaaaaa", "edge0"]  # type: ignore[arg-type]
+    seen = platform_firewall.project_bridges(FakeEngine(), "n8n-a", SUBNET)  # type: ignore[arg-type]
+    assert seen == (["br-aaaaaaaaaaaa", "edge0"], ["br-bbbbbbbbbbbb"]), "a slot's comes and goes"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 
 from tests.support.browser import Visit, visit
@@ -26,12 +25,15 @@ def seen(core: Deployment, tmp_path: Path) -> Iterator[Visit]:
         yield opened
 
 
-def opened_or_loaded_again(page: Page) -> None:
-    """As a person would: where one of its hundreds of files was given up half-way, the page stays empty."""
+def opened_or_loaded_again(seen: Visit) -> None:
+    """As a person would: where one of its hundreds of files was given up half-way, the page stays empty. What was
+    answered before counts no more, unless it was the edge that refused."""
     try:
-        page.locator("input[name=emailOrLdapLoginId]").wait_for()
+        seen.page.locator("input[name=emailOrLdapLoginId]").wait_for()
     except PlaywrightTimeoutError:
-        page.reload(wait_until="commit")
+        assert all(status != 429 for status, _ in seen.answers), "the edge's limits are not for one person"
+        seen.answers.clear()
+        seen.page.reload(wait_until="commit")
 
 
 def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor: Editor, seen: Visit) -> None:
@@ -43,7 +45,7 @@ def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor:
         # Not the workflow's own address: a browser that has shown the edge's password for a page below /workflow/ is
         # asked again for each of hundreds of assets.
         page.goto(f"https://{host}/signin?redirect=%2Fworkflow%2F{workflow['id']}", wait_until="commit")
-        opened_or_loaded_again(page)
+        opened_or_loaded_again(seen)
         page.locator("input[name=emailOrLdapLoginId]").fill(email)
         page.locator("input[name=password]").fill(core.secret("host", "n8n_owner_password"))
         page.get_by_role("button", name="Sign in").click()
@@ -55,8 +57,10 @@ def test_the_owner_logs_in_and_runs_a_workflow_by_hand(core: Deployment, editor:
         )
         # With any other answer to this one the editor calls itself "Offline" and saves nothing by itself.
         seen.wait_until(lambda: (200, "/healthz") in seen.answers, "the editor to ask for n8n's health", 90)
-        assert {answer for answer in seen.answers if answer[0] >= 400} == {(401, "/rest/login")}, (
-            "before the login"
+        failed = sorted(answer for answer in seen.answers if answer[0] >= 400)
+        # Before the login. Told in words: of a long list pytest shows but the ends.
+        assert failed == [(401, "/rest/login")], (
+            f"{len(failed)} of {len(seen.answers)}: {failed[:3]} ... {failed[-1:]}"
         )
     assert seen.sockets
     assert all(address.startswith(f"wss://{host}/rest/push") for address in seen.sockets), seen.sockets

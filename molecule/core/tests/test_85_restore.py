@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +126,13 @@ for (const target of targets) {
 
 
 def reached(container: Any, targets: dict[str, tuple[str, int]]) -> set[str]:
-    """Those of `targets` that take a connection from inside the container."""
-    argv = ["node", "-e", CONNECT, *(f"{name} {host} {port}" for name, (host, port) in targets.items())]
+    """Those of `targets` that take a connection from inside the container. The host is tried on each of its networks,
+    too, of which it has the first address: `host-on-<network>`."""
+    tried = dict(targets)
+    for network, own in container.attrs["NetworkSettings"]["Networks"].items():
+        subnet = ip_network(f"{own['IPAddress']}/{own['IPPrefixLen']}", strict=False)
+        tried[f"host-on-{network.rpartition('_')[2]}"] = (str(next(subnet.hosts())), targets["host"][1])
+    argv = ["node", "-e", CONNECT, *(f"{name} {host} {port}" for name, (host, port) in tried.items())]
     code, output = container.exec_run(argv)
     assert code == 0, output.decode()
     return set(output.decode().split())
@@ -134,14 +140,16 @@ def reached(container: Any, targets: dict[str, tuple[str, int]]) -> set[str]:
 
 @pytest.fixture
 def outside(core: Deployment) -> Iterator[dict[str, tuple[str, int]]]:
-    """What n8n of the source reaches: its database, a port of this machine, and a store on another network."""
+    """What n8n of the source reaches: its database, a port of this machine, and a store on another network. The machine
+    not by an internal network."""
     bridge = core.engine.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
     networks = core.containers()["postgres-n8n"].attrs["NetworkSettings"]["Networks"]
     database = networks[f"{core.project}_data"]["IPAddress"]
-    with socket.create_server((bridge, 0)) as server:
+    with socket.create_server(("0.0.0.0", 0)) as server:
         targets = {"host": (bridge, server.getsockname()[1]), "database": (database, 5432)}
         targets["store"] = (ADDRESS, PORT)
-        assert reached(core.containers()["n8n-main"], targets) == set(targets)
+        found = reached(core.containers()["n8n-main"], targets)
+        assert {*targets, "host-on-egress"} <= found and "host-on-data" not in found, found
         yield {**targets, "internet": ("1.1.1.1", 443)}
 
 
