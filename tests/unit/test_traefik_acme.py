@@ -19,7 +19,7 @@ from support.pebble import pebble
 from traefik_lab import Backend, Lab, certificate, free_port, role_value, until
 
 DOMAIN = "example.test"
-# Less than the 30 days before the end at which the role's default has Traefik renew, more than what verify asks for.
+# Less than the 30 days before the end at which the role's default has Traefik renew, and than verify waits for it.
 VALID_DAYS = 25
 RENEWAL_FAILED = "Error renewing ACME certificate"
 
@@ -168,7 +168,20 @@ def test_issued_renewed_and_kept_when_the_authority_is_away(
         # Traefik says it at level info only; what an operator sees is verify's count of days.
         until(lambda: RENEWAL_FAILED in lab.log, 30, lambda: lab.log)
         until(lambda: served(lab) == successor, 10, lambda: lab.log)
-        assert reported(lab, authority.root_file, role_value("traefik_tls_min_days", [])) == []
         ends = f"n8n.{DOMAIN}: the certificate ends in {VALID_DAYS - 1} days"
-        assert reported(lab, authority.root_file, VALID_DAYS) == [ends]
+        assert reported(lab, authority.root_file, min_days()) == [ends]
+        assert reported(lab, authority.root_file, min_days(traefik_acme_certificate_hours=1080)) == []
     backend.stop()
+
+
+def min_days(**inputs: Any) -> int:
+    return int(role_value("__traefik_min_days", [], **{"traefik_acme_enabled": True, **inputs}))
+
+
+@pytest.mark.parametrize(
+    ("hours", "days"),
+    [(17520, 108), (8760, 108), (8759, 27), (2160, 27), (2159, 9), (720, 9), (719, 0), (1, 0)],
+)
+def test_verify_waits_a_tenth_of_the_time_that_traefik_tries_for(hours: int, days: int) -> None:
+    assert min_days(traefik_acme_certificate_hours=hours) == days
+    assert min_days(traefik_acme_certificate_hours=hours, traefik_acme_enabled=False) == 14
