@@ -187,6 +187,32 @@ def test_every_volume_is_lost_and_one_command_brings_all_of_them_back(core: Depl
     assert again.changed == 0, again.changed_tasks()
 
 
+@nightly("two minutes for each")
+@pytest.mark.parametrize("name", ["n8n-data", "redis-queue", "openbao"])
+def test_one_that_is_lost_alone_comes_back_alone(core: Deployment, backup: Path, name: str) -> None:
+    files, key = mark_volumes(core), secrets.token_hex(8)
+    core.redis("SET", MARKED_KEY, key)
+    made = core.run("backup", backup_type="incr")
+    assert made.rc == 0, made.failures()
+    later = one_more(core)
+    server = core.containers().get(name)
+    if server:
+        server.kill()
+    empty(core.data_root / "volumes" / name)
+    if server:
+        server.restart()
+
+    options = f"-e restore_target=in_place -e platform_confirm={core.name} -e restore_parts={name}"
+    succeeds(f"make restore ENV={INVENTORY} ARGS='{options}'")
+    assert later <= executions(core), "the database is not as of the run"
+    found = {folder: core.data_root / "volumes" / folder / MARKER for folder in files}
+    assert {folder: hashlib.sha256(path.read_bytes()).hexdigest() for folder, path in found.items()} == files
+    assert core.redis("GET", MARKED_KEY) == key
+    assert core.smoke()[0] == 200
+    again = core.converge()
+    assert again.changed == 0, again.changed_tasks()
+
+
 @pytest.mark.full
 def test_a_restore_killed_on_the_way_leaves_the_former_state_runnable(core: Deployment, backup: Path) -> None:
     before = executions(core)
