@@ -246,7 +246,9 @@ class Manager:
 
     def _decrypt(self) -> dict[str, Any]:
         wanted = int(self._sql("SELECT count(*) FROM credentials_entity"))
-        found = int(self._execute("n8n-main", ["sh", "-c", _DECRYPT])) if wanted else 0
+        if not wanted:
+            raise DrillError("the copy has no credential to decrypt: site.yml leaves one in the source")
+        found = int(self._execute("n8n-main", ["sh", "-c", _DECRYPT]))
         if found != wanted:
             raise DrillError(f"{found} of {wanted} credentials could be decrypted in the copy")
         return {"credentials": found}
