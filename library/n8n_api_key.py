@@ -39,6 +39,8 @@ options:
     type: list
     elements: str
     default:
+      - credential:create
+      - credential:list
       - execution:list
       - execution:read
       - securityAudit:generate
