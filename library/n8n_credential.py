@@ -68,7 +68,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.http import HttpError
-from ansible.module_utils.n8n_platform.n8n import ADDRESS_RULES, API_ARGUMENTS, N8nError, client_from_params
+from ansible.module_utils.n8n_platform.n8n import (
+    ADDRESS_RULES,
+    API_ARGUMENTS,
+    N8n,
+    N8nError,
+    client_from_params,
+)
 from ansible.module_utils.n8n_platform.openbao import StoreError, StoreUnavailable
 
 
@@ -81,27 +87,37 @@ def build_spec() -> dict[str, Any]:
     }
 
 
+class Manager:
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.wanted = {"name": params["name"], "type": params["type"]}
+        self.data = params["data"]
+        self.id = ""
+
+    def plan(self, n8n: N8n) -> bool:
+        """Whether it has to be made. Raises HttpError."""
+        found = next((one for one in n8n.credentials() if self.wanted.items() <= one.items()), None)
+        self.id = found["id"] if found else ""
+        return not found
+
+    def apply(self, n8n: N8n) -> None:
+        """Raises HttpError."""
+        self.id = n8n.create_credential({**self.wanted, "data": self.data})["id"]
+
+
 def run(params: dict[str, Any], check_mode: bool) -> dict[str, Any]:
     """Raises N8nError, HttpError and StoreError."""
-    wanted = {"name": params["name"], "type": params["type"]}
-    diff = {"before": "", "after": "{name} ({type})\n".format(**wanted)}
+    manager = Manager(params)
     try:
         n8n = client_from_params(params)
-        found = next((one for one in n8n.credentials() if wanted.items() <= one.items()), None)
+        missing = manager.plan(n8n)
+        if missing and not check_mode:
+            manager.apply(n8n)
     except (N8nError, HttpError, StoreUnavailable):
         if not check_mode:
             raise
-        found = None
-    else:
-        if found:
-            return {
-                "changed": False,
-                "id": found["id"],
-                "diff": {"before": diff["after"], "after": diff["after"]},
-            }
-        if not check_mode:
-            found = n8n.create_credential({**wanted, "data": params["data"]})
-    return {"changed": True, "id": found["id"] if found else "", "diff": diff}
+        missing = True
+    text = "{name} ({type})\n".format(**manager.wanted)
+    return {"changed": missing, "id": manager.id, "diff": {"before": "" if missing else text, "after": text}}
 
 
 def main() -> None:
