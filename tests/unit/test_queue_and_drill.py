@@ -250,11 +250,14 @@ def test_the_same_rows_are_none() -> None:
     assert drill('{"rows": 3, "hash": "7"}', reference=REFERENCE).apply("compared") == {}
 
 
-def test_a_credential_that_does_not_open_is_a_failure() -> None:
-    counts = iter(["3", "2"])
+@pytest.mark.parametrize(
+    ("answers", "says"), [(["3", "2"], "2 of 3 credentials"), (["0"], "no credential to decrypt")]
+)
+def test_a_credential_that_does_not_open_is_a_failure_and_so_is_none(answers: list[str], says: str) -> None:
+    counts = iter(answers)
     manager = drill("")
     manager._execute = lambda *_: next(counts)  # type: ignore[method-assign]
-    with pytest.raises(platform_drill.DrillError, match="2 of 3 credentials"):
+    with pytest.raises(platform_drill.DrillError, match=says):
         manager.apply("decrypted")
 
 
