@@ -39,8 +39,6 @@ options:
     type: list
     elements: str
     default:
-      - credential:create
-      - credential:list
       - execution:list
       - execution:read
       - securityAudit:generate
@@ -102,9 +100,9 @@ from ansible.module_utils.n8n_platform.n8n import (
 from ansible.module_utils.n8n_platform.openbao import SecretStore, StoreError, StoreUnavailable
 
 SCOPES = [
-    "credential:create", "credential:list", "execution:list", "execution:read", "securityAudit:generate",
-    "tag:create", "tag:list", "tag:read", "workflow:activate", "workflow:create", "workflow:deactivate",
-    "workflow:delete", "workflow:list", "workflow:read", "workflow:update", "workflowTags:list", "workflowTags:update",
+    "execution:list", "execution:read", "securityAudit:generate", "tag:create", "tag:list", "tag:read",
+    "workflow:activate", "workflow:create", "workflow:deactivate", "workflow:delete", "workflow:list",
+    "workflow:read", "workflow:update", "workflowTags:list", "workflowTags:update",
 ]  # fmt: skip
 
 

@@ -197,7 +197,6 @@ class Manager:
             jump = f'-m comment --comment "{INPUT_COMMENT} {project}" -j {self.chain}.IN'
             chains[f"{self.chain}.IN"] = ("INPUT", jump, input_rules(family, self.input_ports))
         if self.present and family == "ipv4":
-            # Last, so that its call comes first: an environment that closes INPUT leaves ports open to whoever asks.
             jump = f'-m comment --comment "n8n-platform gateway: {project}" -j {self.chain}.GW'
             rules = gateway_rules(self.params["closed_subnet"], self.bridges.internal)
             chains[f"{self.chain}.GW"] = ("INPUT", jump, rules)
@@ -240,7 +239,7 @@ class Manager:
         lines: list[str] = []
         for chain in (f"{self.chain}{ending}" for ending in ENDINGS):
             if chain in wanted:
-                lines += self._ensure(chain, *wanted[chain], seen, lines)
+                lines += self._ensure(chain, *wanted[chain], seen)
             elif chain in seen:
                 lines += [f"-D {hook} {rule}" for hook, rule in self._jumps(chain, seen)]
                 lines += [f"-F {chain}", f"-X {chain}"]
@@ -254,10 +253,7 @@ class Manager:
             texts = {"before": "\n".join([*before, ""]), "after": "\n".join([*after, ""])}
             self.differences.append({"name": FAMILIES[family], **texts})
 
-    def _ensure(
-        self, chain: str, hook: str, jump: str, rules: list[str], seen: Rules, earlier: list[str]
-    ) -> list[str]:
-        """`earlier`: lines of this change that come first; a call that one of them adds would be asked before."""
+    def _ensure(self, chain: str, hook: str, jump: str, rules: list[str], seen: Rules) -> list[str]:
         lines = []
         current = seen.get(chain)
         if current is None or len(current) != len(rules) or not all(map(same, current, rules)):
@@ -266,10 +262,10 @@ class Manager:
         jumps = [rule for found, rule in self._jumps(chain, seen) if found == hook]
         calls = seen.get(hook, [])
         called = len(jumps) == 1 and same(jumps[0], jump)
-        called = called and not any(line.startswith(f"-I {hook} ") for line in earlier)
         if not called or any(_ends_the_way(rule) for rule in calls[: calls.index(jumps[0])]):
             lines += [] if hook in seen else [f":{hook} - [0:0]"]
-            lines += [*(f"-D {hook} {rule}" for rule in jumps), f"-I {hook} 1 {jump}"]
+            place = _place(chain, [rule for rule in calls if rule not in jumps])
+            lines += [*(f"-D {hook} {rule}" for rule in jumps), f"-I {hook} {place} {jump}"]
         return lines
 
     @staticmethod
@@ -300,12 +296,11 @@ class Manager:
             lines += ["COMMIT", "RULES"]
             for chain, (hook, jump, _) in chains.items():
                 lines.append(f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}")
-                call = f"{command} -w -I {hook} 1 {jump}"
-                if chain.endswith(".GW"):
-                    # What another environment has put before it at boot comes after it again.
-                    lines.append(f"{command} -w -D {hook} {jump} 2>/dev/null || true; {call}")
-                else:
-                    lines.append(f"{command} -w -C {hook} {jump} 2>/dev/null || {call}")
+                # As _place does: the first line is the chain's policy.
+                closed = f"$({command} -w -S {hook} | grep -n '[.]GW$' | tail -n 1 | cut -d: -f1)"
+                lines.append(f"at={closed if chain.endswith('.IN') else ''}")
+                call = f'{command} -w -I {hook} "${{at:-1}}" {jump}'
+                lines.append(f"{command} -w -C {hook} {jump} 2>/dev/null || {call}")
         return "\n".join(lines) + "\n"
 
     def _plan_script(self) -> None:
@@ -326,19 +321,25 @@ class Manager:
             write_file(path, self.script(), mode=0o700)
 
 
+def _place(chain: str, calls: list[str]) -> int:
+    """The first, or for one that opens ports to whoever asks behind all of those that close some askers out."""
+    closed = [number for number, rule in enumerate(calls, 1) if rule.endswith(".GW")]
+    return 1 + (closed[-1] if chain.endswith(".IN") and closed else 0)
+
+
 def _ends_the_way(rule: str) -> bool:
     """What comes after it in its chain is not asked: the engine's own return, an environment's closed INPUT."""
     return rule == "-j RETURN" or INPUT_COMMENT in rule
 
 
 def project_bridges(engine: Engine, project: str, closed_subnet: str) -> Bridges:
-    """Those within `closed_subnet` are left out: they are closed by their addresses, whether they are there or not."""
+    """Internal ones within `closed_subnet` are left out: they are closed by their addresses, there or not yet."""
     closed = ipaddress.ip_network(closed_subnet)
     names: dict[bool, list[str]] = {False: [], True: []}
     for network in engine.networks({PROJECT_LABEL: project}):
-        subnets = [ipaddress.ip_network(part["Subnet"]) for part in network["IPAM"]["Config"] or []]
-        within = any(subnet.version == closed.version and subnet.overlaps(closed) for subnet in subnets)
-        if network["Driver"] == "bridge" and not within:
+        parts = [ipaddress.ip_network(part["Subnet"]) for part in network["IPAM"]["Config"] or []]
+        within = any(part.version == closed.version and part.subnet_of(closed) for part in parts)  # type: ignore[arg-type]
+        if network["Driver"] == "bridge" and not (network["Internal"] and within):
             options = network.get("Options") or {}
             name = options.get("com.docker.network.bridge.name") or f"br-{network['Id'][:12]}"
             names[network["Internal"]].append(name)

@@ -124,12 +124,15 @@ class Project:
         return found + [Difference(f"network {network['Name']}", "present", "") for network in networks]
 
     def start(self, release: Path, tiers: list[str], differences: list[Difference], timeout: float) -> None:
-        """Removes orphans, then brings up tier after tier and waits for each to be healthy."""
+        """Removes orphans, makes all networks, so that a firewall knows them before their members start, then brings up
+        tier after tier and waits for each to be healthy."""
         index = read_index(release)
         containers = self._containers()
         for orphan in (item.service for item in differences if item.reason == "orphan"):
             self._engine.stop(containers[orphan]["Id"])
             self._engine.remove(containers[orphan]["Id"])
+        if self._missing_networks(index["networks"]):
+            self._compose.make_networks()
         for tier in tiers:
             different = [
                 item.service for item in differences if item.tier == tier and item.reason != "unhealthy"
@@ -169,6 +172,10 @@ class Project:
         found = self._engine.project(self._name)
         lasting = [container for container in found if container["Labels"].get(ONEOFF_LABEL) != "True"]
         return {container["Labels"][SERVICE_LABEL]: container for container in lasting}
+
+    def _missing_networks(self, definitions: dict[str, str]) -> set[str]:
+        networks = self._engine.networks({PROJECT_LABEL: self._name})
+        return set(definitions) - {network["Labels"].get(NETWORK_LABEL, "") for network in networks}
 
     def _check_networks(self, definitions: dict[str, str]) -> None:
         for network in self._engine.networks({PROJECT_LABEL: self._name}):

@@ -48,6 +48,15 @@ class ComposeCli:
         alone."""
         self._run(["up", "--detach", "--no-deps", "--no-build", "--pull", "never", "--quiet-pull", *services])
 
+    def make_networks(self) -> None:
+        """All of the file's. `up` by itself makes all (2.26) or only those of its services (2.40): seen, both."""
+        model = self.model()
+        member = {"networks": list(model["networks"]), "scale": 0}
+        member["image"] = next(iter(model["services"].values()))["image"]
+        # A service of no containers; that those of the project are orphans to this file is said and nothing else.
+        given = {"services": {"networks": member}, "networks": model["networks"]}
+        self._run(["up", "--detach", "--no-build", "--pull", "never"], json.dumps(given))
+
     def stop(self, services: Sequence[str], patience: int | None = None) -> None:
         """Stops side by side, each with its own stop_grace_period or with `patience` seconds."""
         self._run(["stop", *(["--timeout", str(patience)] if patience is not None else []), *services])
@@ -60,8 +69,9 @@ class ComposeCli:
         """Removes the project's containers and networks; volumes are directories and stay."""
         self._run(["down", "--remove-orphans"])
 
-    def _run(self, arguments: list[str]) -> str:
-        file = ["--file", str(self._file)] if self._file else []
+    def _run(self, arguments: list[str], given: str = "") -> str:
+        """`given`: a file's text instead of the file."""
+        file = ["--file", "-" if given else str(self._file)] if self._file else []
         command = [
             self._docker,
             "compose",
@@ -76,7 +86,7 @@ class ComposeCli:
             command,
             capture_output=True,
             text=True,
-            stdin=subprocess.DEVNULL,
+            input=given,
             env=self._environment,
             check=False,
         )

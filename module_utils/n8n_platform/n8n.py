@@ -141,14 +141,7 @@ class N8n:
         answer = self._api("GET", "/discover", allowed=(401, 403))
         return set(answer.json["data"]["scopes"]) if answer.status == 200 else None
 
-    # --- credentials, workflows and executions (public API)
-
-    def credentials(self) -> Iterator[dict[str, Any]]:
-        """Without their content, which n8n does not give away."""
-        yield from self._pages("/credentials", {})
-
-    def create_credential(self, body: dict[str, Any]) -> dict[str, Any]:
-        return dict(self._api("POST", "/credentials", body).json)
+    # --- workflows and executions (public API)
 
     def workflows(self, name: str | None = None) -> Iterator[dict[str, Any]]:
         yield from self._pages("/workflows", {"name": name} if name else {})

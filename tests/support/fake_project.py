@@ -91,6 +91,10 @@ class FakeProject:
     def config_hashes(self) -> dict[str, str]:
         return self.hashes
 
+    def make_networks(self) -> None:
+        self.calls.append("make networks")
+        self.present = list(self.index["networks"])
+
     def up(self, services: list[str]) -> None:
         self.calls.append("up " + " ".join(services))
         for service in services:
@@ -115,6 +119,7 @@ class FakeCompose:
     def __init__(self, project: FakeProject) -> None:
         self.config_hashes = project.config_hashes
         self.model = project.model
+        self.make_networks = project.make_networks
         self.up = project.up
         self.stop = project.stop_services
         self.down = project.down

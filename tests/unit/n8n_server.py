@@ -23,7 +23,6 @@ class FakeN8n:
         self.owner: dict[str, str] | None = None
         self.keys: dict[str, dict[str, Any]] = {}
         self.workflows: list[dict[str, Any]] = []
-        self.credentials: list[dict[str, Any]] = []
         self.execution = recorded("execution.json")
         self.statuses: list[str] = ["success"]
         self.not_ready = 0
@@ -102,12 +101,6 @@ class FakeN8n:
         if path.startswith("/executions/"):
             self.execution["status"] = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
             return (404, {}) if self.execution["status"] == "missing" else (200, self.execution)
-        if path == "/credentials" and method == "POST":
-            self.credentials.append({"id": f"c{len(self.credentials)}", **body})
-            return 200, self.credentials[-1]
-        if path == "/credentials":
-            shown = [{key: value for key, value in one.items() if key != "data"} for one in self.credentials]
-            return 200, {"data": shown, "nextCursor": None}
         if path == "/workflows" and method == "GET":
             # Two pages, as soon as there is more than one workflow.
             start = int(query.get("cursor", ["0"])[0])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import n8n_api_key
-import n8n_credential
 import n8n_owner
 import n8n_smoke
 import n8n_workflow
@@ -89,11 +88,6 @@ def deploy(
     return n8n_workflow.run(
         params(fake, definition=definition, **{"state": "present", "active": None, **more}), check_mode
     )
-
-
-def leave(fake: FakeN8n, check_mode: bool = False, name: str = "Canary") -> dict[str, Any]:
-    data = {"name": "X-Canary", "value": "sings"}
-    return n8n_credential.run(params(fake, name=name, type="httpHeaderAuth", data=data), check_mode)
 
 
 @pytest.fixture
@@ -242,32 +236,6 @@ def test_a_check_run_works_before_there_is_a_store(fake: FakeN8n, monkeypatch: p
     assert deploy(fake, SMOKE, check_mode=True)["changed"]
     with pytest.raises(StoreUnavailable):
         keep_key(fake)
-
-
-# --- credential
-
-
-def test_a_credential_is_made_once_and_another_name_or_type_is_another(owned: FakeN8n) -> None:
-    owned.credentials.append({"id": "other", "name": "Canary", "type": "httpBasicAuth", "data": {}})
-    foretold = leave(owned, check_mode=True)
-    assert foretold["changed"] and foretold["diff"] == {"before": "", "after": "Canary (httpHeaderAuth)\n"}
-    assert owned.writes == []
-    made = leave(owned)
-    assert made["changed"] and owned.credentials[-1] == {
-        "id": made["id"],
-        "name": "Canary",
-        "type": "httpHeaderAuth",
-        "data": {"name": "X-Canary", "value": "sings"},
-    }
-    again = leave(owned)
-    assert not again["changed"] and again["id"] == made["id"] and len(owned.credentials) == 2
-    assert leave(owned, name="Second")["changed"]
-
-
-def test_a_credential_is_foretold_where_there_is_no_key_yet(fake: FakeN8n) -> None:
-    assert leave(fake, check_mode=True)["changed"]
-    with pytest.raises(N8nError, match="n8n_api_key"):
-        leave(fake)
 
 
 # --- workflows

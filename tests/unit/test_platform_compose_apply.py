@@ -42,6 +42,16 @@ def test_starts_tier_by_tier_without_slots(project: FakeProject, tmp_path: Path)
     assert project.calls == ["up openbao", "up db queue", "up main", "up proxy"]
 
 
+def test_networks_that_are_not_there_are_made_before_anything_starts(
+    project: FakeProject, tmp_path: Path
+) -> None:
+    project.present = []
+    run(tmp_path, tiers=["secrets"])
+    assert project.calls == ["make networks", "up openbao"]
+    run(tmp_path, tiers=["data"])
+    assert project.calls[2:] == ["up db queue"]
+
+
 def test_an_unchanged_run_asks_nothing_of_compose(project: FakeProject, tmp_path: Path) -> None:
     run(tmp_path)
     project.calls.clear()

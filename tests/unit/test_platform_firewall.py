@@ -45,7 +45,8 @@ class MemoryTables(Tables):
             if verb.startswith(":"):
                 table[verb[1:]] = []
             elif verb == "-I":
-                table[chain].insert(0, rule.partition(" ")[2])
+                place, _, call = rule.partition(" ")
+                table[chain].insert(int(place) - 1, call)
             elif verb == "-A":
                 table[chain].append(rule)
             elif verb == "-D":
@@ -266,15 +267,21 @@ def test_input_that_is_closed_later_is_asked_after_what_was_closed_before(
 
 
 def test_what_another_environment_opens_is_asked_after_what_is_closed(tables: Tables, script: Path) -> None:
+    def second() -> list[str]:
+        given = {"project": "n8n-b", "closed_subnet": "10.202.0.0/22", "manage_input": True}
+        return apply(tables, script.with_name("b.sh"), **given)
+
+    def calls() -> list[str]:
+        return [rule.rpartition(" ")[2] for rule in chain(tables, "INPUT")]
+
     apply(tables, script)
-    apply(tables, script.with_name("b.sh"), project="n8n-b", closed_subnet="10.202.0.0/22", manage_input=True)
-    assert apply(tables, script) == ["iptables"]
-    assert [rule.rpartition(" ")[2] for rule in chain(tables, "INPUT")] == [
-        "N8N-A.GW",
-        "N8N-B.GW",
-        "N8N-B.IN",
-    ]
-    assert apply(tables, script) == []
+    second()
+    assert apply(tables, script) == [] and second() == []
+    assert set(calls()[:2]) == {"N8N-A.GW", "N8N-B.GW"} and calls()[2:] == ["N8N-B.IN"]
+    opened = chain(tables, "INPUT")[2]
+    tables.restore("ipv4", [f"-D INPUT {opened}", f"-I INPUT 1 {opened}"])
+    assert apply(tables, script) == ["iptables"] and second() == ["iptables"]
+    assert set(calls()[:2]) == {"N8N-A.GW", "N8N-B.GW"} and calls()[2:] == ["N8N-B.IN"]
 
 
 def test_one_environment_manages_input(tables: Tables, script: Path) -> None:
@@ -298,6 +305,20 @@ def test_the_script_brings_the_same_rules_back(tables: Tables, script: Path) -> 
     # The engine adds its own rules to what it finds.
     tables.restore("ipv4", ["-A DOCKER-USER -j RETURN", "-A FORWARD -j DOCKER-USER"])
     assert {family: tables.save(family) for family in ("ipv4", "ipv6")} == whole
+
+
+@IN_THE_KERNEL
+def test_at_boot_what_one_opens_is_asked_after_what_another_closes(tables: Tables, script: Path) -> None:
+    other = script.with_name("b.sh")
+    apply(tables, script)
+    apply(tables, other, project="n8n-b", closed_subnet="10.202.0.0/22", manage_input=True)
+    for order in ((script, other), (other, script)):
+        for command in ("iptables", "ip6tables"):
+            subprocess.run([command, "-F"], check=True)
+            subprocess.run([command, "-X"], check=True)
+        for each in order:
+            subprocess.run([each], check=True)
+        assert chain(tables, "INPUT")[-1].endswith("-j N8N-B.IN"), order
 
 
 def test_chain_names_fit_and_differ() -> None:

@@ -171,7 +171,7 @@ class Server:
         self.asked.append(argv[-1])
         answers = {"system_identifier": self.system_id, "pg_switch_wal": "0A"}
         answers |= {"archive_timeout": '{"age": 12.5, "waits": 0, "timeout": 60}'}
-        answers |= {"last_archived_wal": "t" if self.archives else "f", "json_build_object": "{}"}
+        answers |= {"last_archived_wal": "t" if self.archives else "f", "json_build_object": '{"rows": 1}'}
         answers |= {"clock_timestamp": "2026-11-22T10:00:00Z"}
         return 0, next(answer for word, answer in answers.items() if word in argv[-1])
 
@@ -250,15 +250,20 @@ def test_the_same_rows_are_none() -> None:
     assert drill('{"rows": 3, "hash": "7"}', reference=REFERENCE).apply("compared") == {}
 
 
-@pytest.mark.parametrize(
-    ("answers", "says"), [(["3", "2"], "2 of 3 credentials"), (["0"], "no credential to decrypt")]
-)
-def test_a_credential_that_does_not_open_is_a_failure_and_so_is_none(answers: list[str], says: str) -> None:
-    counts = iter(answers)
+def test_a_credential_that_does_not_open_is_a_failure() -> None:
+    counts = iter(["3", "2"])
     manager = drill("")
     manager._execute = lambda *_: next(counts)  # type: ignore[method-assign]
-    with pytest.raises(platform_drill.DrillError, match=says):
+    with pytest.raises(platform_drill.DrillError, match="2 of 3 credentials"):
         manager.apply("decrypted")
+
+
+def test_a_source_without_a_credential_is_said_before_anything_is_restored() -> None:
+    manager = drill("")
+    manager._loss = lambda: 0.0  # type: ignore[method-assign]
+    manager._sql = lambda *_: '{"rows": 0, "hash": "0"}'  # type: ignore[method-assign]
+    with pytest.raises(platform_drill.DrillError, match=r"no credential .*site\.yml"):
+        manager.apply("marked")
 
 
 def test_the_outcome_is_written_where_metrics_are_read(tmp_path: Path) -> None:
