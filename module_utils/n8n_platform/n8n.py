@@ -200,8 +200,8 @@ def _asks_second_factor(answer: Response) -> bool:
 def _login_refused(email: str, second_factor: bool) -> str:
     if second_factor:
         return (
-            f"{email} has a second factor, so no key can be made without a person: make an API key in the editor"
-            f" (Settings > n8n API) and put it into the store as {KEY_ENTRY}"
+            f"{email} has a second factor, so no key can be made without a person: switch it off in the editor"
+            " (Settings > Personal) for one run, which keeps the key it makes, and on again"
         )
     return (
         f"n8n refuses the password of {email}: if it was changed in the editor, playbooks/owner.yml takes over the new"
