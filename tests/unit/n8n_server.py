@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ class FakeN8n:
         self.execution = recorded("execution.json")
         self.statuses: list[str] = ["success"]
         self.not_ready = 0
+        self.silent_seconds: list[float] = []
         self.too_many_logins = 0
         self.mfa = False
         self.writes: list[str] = []
@@ -48,6 +50,7 @@ class FakeN8n:
         if path == "/metrics":
             return 200, (FIXTURES / "metrics.txt").read_text()
         if path == "/webhook/platform-smoke":
+            time.sleep(self.silent_seconds.pop(0) if self.silent_seconds else 0)
             answer = self.answer or {"nonce": body["nonce"], "sum": sum(body["numbers"]), "execution": "1"}
             return 200, answer
         return 404, {}

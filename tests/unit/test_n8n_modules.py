@@ -356,6 +356,15 @@ def test_an_execution_that_no_worker_took_fails(owned: FakeN8n, tmp_path: Path) 
         n8n_smoke.worker_of("1", tmp_path, 0)
 
 
+def test_a_first_request_that_is_never_answered_is_made_again(owned: FakeN8n, events: Path) -> None:
+    owned.silent_seconds = [3]
+    assert smoke(owned, events, timeout=2)["execution"] == "1"
+    assert owned.writes == ["POST /webhook/platform-smoke"] * 2
+    owned.silent_seconds = [3, 3]
+    with pytest.raises(HttpError, match="timed out"):
+        smoke(owned, events, timeout=2)
+
+
 # --- client
 
 
