@@ -239,7 +239,7 @@ class Deployment:
         return output
 
     def smoke(self) -> tuple[int, dict[str, str]]:
-        """Status and headers that the edge answers the platform's smoke workflow with. Tries twice, as n8n_smoke does: a
+        """Status and headers that the edge answers the platform's smoke workflow with. Tries twice, as n8n_smoke: a
         webhook processor that has just started may miss the end of its first job (docs/decisions/0010)."""
         body = json.dumps({"numbers": [1, 2, 3]}).encode()
         headers = {"Content-Type": "application/json"}
