@@ -373,7 +373,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         manager.apply()
     diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
-    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict()}
+    # What verify says where there should be nothing to change.
+    told = {"msg": f"not as the inventory says: {', '.join(d['name'] for d in differences)}"} if differences else {}
+    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict(), **told}
 
 
 def main() -> None:
