@@ -374,7 +374,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         manager.apply()
     diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
     # What verify says where there should be nothing to change.
-    told = {"msg": f"not as the inventory says: {', '.join(d['name'] for d in differences)}"} if differences else {}
+    told = (
+        {"msg": f"not as the inventory says: {', '.join(d['name'] for d in differences)}"}
+        if differences
+        else {}
+    )
     return {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict(), **told}
 
 
