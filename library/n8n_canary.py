@@ -51,7 +51,7 @@ import json
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine import Engine, output_in, words
 from ansible.module_utils.n8n_platform.http import HttpError
 
 _CREDENTIAL = {
@@ -93,26 +93,16 @@ class Manager:
     def plan(self) -> bool:
         """Whether it has to be made."""
         argv = ["psql", "-XqAt", "-U", "postgres", "-d", "n8n", "-c", _COUNT]
-        return not int(self._execute(self.params["postgres_service"], argv))
+        return not int(self._output(self.params["postgres_service"], argv))
 
     def apply(self) -> None:
         argv = ["sh", "-c", _IMPORT, "sh", json.dumps([_CREDENTIAL])]
-        output = self._execute(self.params["service"], argv)
+        output = self._output(self.params["service"], argv)
         if self.plan():
-            raise CanaryError(f"{self.params['service']}: nothing was imported: {_words(output)}")
+            raise CanaryError(f"{self.params['service']}: nothing was imported: {words(output)}")
 
-    def _execute(self, service: str, argv: list[str]) -> str:
-        container = self.engine.service(self.params["project"], service)
-        if container is None:
-            raise CanaryError(f"{service}: does not run")
-        code, output = self.engine.execute(container["Id"], argv)
-        if code:
-            raise CanaryError(f"{service}: {_words(output)}")
-        return output
-
-
-def _words(output: str) -> str:
-    return " ".join(output.split())[-500:]
+    def _output(self, service: str, argv: list[str]) -> str:
+        return output_in(self.engine, self.params["project"], service, argv, CanaryError)
 
 
 def run(manager: Manager, check_mode: bool) -> dict[str, Any]:

@@ -78,7 +78,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup_redis import LOGIN
-from ansible.module_utils.n8n_platform.engine import Engine, EngineError
+from ansible.module_utils.n8n_platform.engine import Engine, EngineError, output_in
 from ansible.module_utils.n8n_platform.files import write_file
 from ansible.module_utils.n8n_platform.http import HttpError
 from ansible.module_utils.n8n_platform.recovery_fetch import Directory
@@ -207,13 +207,7 @@ class Manager:
         return self._execute(service, ["sh", "-c", LOGIN, "sh", password, "admin", *command])
 
     def _execute(self, service: str, argv: list[str]) -> str:
-        container = self.engine.service(self.params["project"], service)
-        if container is None:
-            raise QueueError(f"{service}: does not run")
-        code, output = self.engine.execute(container["Id"], argv)
-        if code:
-            raise QueueError(f"{service}: {' '.join(output.split())[-500:]}")
-        return output.strip()
+        return output_in(self.engine, self.params["project"], service, argv, QueueError)
 
 
 def main() -> None:

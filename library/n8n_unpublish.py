@@ -57,7 +57,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.compose_cli import ComposeCli
 from ansible.module_utils.n8n_platform.compose_policy import ComposeError
-from ansible.module_utils.n8n_platform.engine import SOCKET, Engine
+from ansible.module_utils.n8n_platform.engine import SOCKET, Engine, output_in, words
 from ansible.module_utils.n8n_platform.http import HttpError
 
 _COUNT = "SELECT count(*) FROM workflow_entity WHERE active"
@@ -86,21 +86,16 @@ class Manager:
 
     def plan(self) -> int:
         """How many workflows are published."""
-        container = self.engine.service(self.params["project"], self.params["postgres_service"])
-        if container is None:
-            raise UnpublishError(f"{self.params['postgres_service']}: does not run")
+        service = self.params["postgres_service"]
         argv = ["psql", "-XqAt", "-U", "postgres", "-d", "n8n", "-c", _COUNT]
-        code, output = self.engine.execute(container["Id"], argv)
-        if code:
-            raise UnpublishError(f"{self.params['postgres_service']}: {' '.join(output.split())[-500:]}")
-        return int(output)
+        return int(output_in(self.engine, self.params["project"], service, argv, UnpublishError))
 
     def apply(self) -> None:
         file = Path(self.params["releases_root"]) / "current/compose.yaml"
         compose = ComposeCli(self.docker, self.params["project"], file, SOCKET)
         output = compose.run_once(self.params["service"], ["unpublish:workflow", "--all"])
         if left := self.plan():
-            raise UnpublishError(f"{left} workflows are still published: {' '.join(output.split())[-500:]}")
+            raise UnpublishError(f"{left} workflows are still published: {words(output)}")
 
 
 def main() -> None:

@@ -94,7 +94,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.n8n_platform.backup_state import Log, State
-from ansible.module_utils.n8n_platform.engine import Engine
+from ansible.module_utils.n8n_platform.engine import Engine, output_in
 from ansible.module_utils.n8n_platform.http import HttpError
 
 _STATES = ("marked", "archived", "compared", "decrypted", "recorded")
@@ -183,13 +183,13 @@ class Manager:
         for _ in range(_ATTEMPTS):
             until = self._sql("SELECT clock_timestamp() - interval '1 second'")
             before = self._tables(until)
-            moment = self._sql(
-                "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
-            )
             if not before["credentials_entity"]["rows"]:
                 raise DrillError(
                     "there is no credential that a copy could decrypt: site.yml leaves one in n8n"
                 )
+            moment = self._sql(
+                "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"
+            )
             if self._tables(until) == before:
                 self._archive()
                 reference = {"started": started, "time": moment, "until": until, "loss_seconds": loss}
@@ -279,13 +279,7 @@ class Manager:
         return self._execute(self.params["service"], [*argv, "-c", "SET statement_timeout = 0", "-c", query])
 
     def _execute(self, service: str, argv: list[str]) -> str:
-        container = self.engine.service(self.params["project"], service)
-        if container is None:
-            raise DrillError(f"{self.params['project']}: {service} does not run")
-        code, output = self.engine.execute(container["Id"], argv)
-        if code:
-            raise DrillError(f"{service}: {' '.join(output.split())[-500:]}")
-        return output.strip()
+        return output_in(self.engine, self.params["project"], service, argv, DrillError)
 
 
 def main() -> None:

@@ -296,10 +296,12 @@ class Manager:
             lines += ["COMMIT", "RULES"]
             for chain, (hook, jump, _) in chains.items():
                 lines.append(f"{command} -w -n -L {hook} >/dev/null 2>&1 || {command} -w -N {hook}")
-                # As _place does: the first line is the chain's policy.
-                closed = f"$({command} -w -S {hook} | grep -n '[.]GW$' | tail -n 1 | cut -d: -f1)"
-                lines.append(f"at={closed if chain.endswith('.IN') else ''}")
-                call = f'{command} -w -I {hook} "${{at:-1}}" {jump}'
+                place = "1"
+                if chain.endswith(".IN"):
+                    # As _place does: the first line is the chain's policy.
+                    lines.append(f"at=$({command} -w -S {hook} | grep -n '[.]GW$' | tail -n 1 | cut -d: -f1)")
+                    place = '"${at:-1}"'
+                call = f"{command} -w -I {hook} {place} {jump}"
                 lines.append(f"{command} -w -C {hook} {jump} 2>/dev/null || {call}")
         return "\n".join(lines) + "\n"
 
@@ -373,13 +375,11 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     if not module.check_mode:
         manager.apply()
     diff = [{"before_header": d["name"], "after_header": d["name"], **d} for d in differences]
-    # What verify says where there should be nothing to change.
-    told = (
-        {"msg": f"not as the inventory says: {', '.join(d['name'] for d in differences)}"}
-        if differences
-        else {}
-    )
-    return {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict(), **told}
+    result = {"changed": bool(differences), "diff": diff, "chain": manager.chain, **bridges._asdict()}
+    if differences:
+        # What verify says where there should be none.
+        result["msg"] = f"not as the inventory says: {', '.join(d['name'] for d in differences)}"
+    return result
 
 
 def main() -> None:

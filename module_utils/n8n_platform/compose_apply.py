@@ -131,7 +131,7 @@ class Project:
         for orphan in (item.service for item in differences if item.reason == "orphan"):
             self._engine.stop(containers[orphan]["Id"])
             self._engine.remove(containers[orphan]["Id"])
-        if self._missing_networks(index["networks"]):
+        if index["networks"].keys() - self._networks().keys():
             self._compose.make_networks()
         for tier in tiers:
             different = [
@@ -173,13 +173,13 @@ class Project:
         lasting = [container for container in found if container["Labels"].get(ONEOFF_LABEL) != "True"]
         return {container["Labels"][SERVICE_LABEL]: container for container in lasting}
 
-    def _missing_networks(self, definitions: dict[str, str]) -> set[str]:
+    def _networks(self) -> dict[str, dict[str, Any]]:
+        """By the names that the release gives them."""
         networks = self._engine.networks({PROJECT_LABEL: self._name})
-        return set(definitions) - {network["Labels"].get(NETWORK_LABEL, "") for network in networks}
+        return {network["Labels"].get(NETWORK_LABEL, ""): network for network in networks}
 
     def _check_networks(self, definitions: dict[str, str]) -> None:
-        for network in self._engine.networks({PROJECT_LABEL: self._name}):
-            name = network["Labels"].get(NETWORK_LABEL, "")
+        for name, network in self._networks().items():
             if name in definitions and network["Labels"].get(LABEL + "definition") != definitions[name]:
                 raise ComposeError(
                     f"network {network['Name']} exists with another definition, which needs it removed first: "

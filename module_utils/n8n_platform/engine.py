@@ -27,6 +27,23 @@ class EngineError(Exception):
     """Names the container and what is missing; what the engine itself refuses is an HttpError."""
 
 
+def output_in(engine: Engine, project: str, service: str, argv: list[str], problem: type[Exception]) -> str:
+    """What a command says in the container of a Compose service, without blanks around it. Raises `problem` where the
+    service does not run or the command fails."""
+    container = engine.service(project, service)
+    if container is None:
+        raise problem(f"{service}: does not run in {project}")
+    code, output = engine.execute(container["Id"], argv)
+    if code:
+        raise problem(f"{service}: {words(output)}")
+    return output.strip()
+
+
+def words(output: str) -> str:
+    """The end of what a command said, on one line of 500 characters at most."""
+    return " ".join(output.split())[-500:]
+
+
 def listens(path: str = SOCKET) -> bool:
     """Whether an engine is there; one that was killed leaves its socket, which refuses. One that hangs is there."""
     with socket(AF_UNIX) as client:

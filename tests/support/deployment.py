@@ -243,10 +243,14 @@ class Deployment:
         webhook processor that has just started may miss the end of its first job (docs/decisions/0010)."""
         body = json.dumps({"numbers": [1, 2, 3]}).encode()
         headers = {"Content-Type": "application/json"}
+
+        def call() -> tuple[int, dict[str, str]]:
+            return self.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[:2]
+
         try:
-            return self.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[:2]
+            return call()
         except TimeoutError:
-            return self.request("POST", "/webhook/platform-smoke", body=body, headers=headers)[:2]
+            return call()
 
     def request(
         self,
